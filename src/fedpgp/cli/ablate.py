@@ -20,7 +20,8 @@ def ablate(
         Path | None,
         typer.Option(
             "--file",
-            help="TOML file with one section for each study. A line has the label of a setting and a list of changes.",
+            help="TOML file with one section for each study. Each line of a section has the label of a setting and a"
+            " list of changes.",
             show_default="the studies of FedPGP",
         ),
     ] = None,
@@ -35,8 +36,8 @@ def ablate(
 ) -> None:
     """Vary one factor of a method at a time, and print the results of each setting.
 
-    All other values come from the config. Writes a comparison for each setting, the tables as ablation.md, .tex and
-    .csv, and a figure for each study. The studies of FedPGP are in studies/ablations.toml of the package.
+    All other values come from the config. The command writes a comparison for each setting, the tables as ablation.md,
+    .tex and .csv, and a figure for each study. The studies of FedPGP are in studies/ablations.toml of the package.
 
     Examples:
         fedpgp ablate --studies mu,bottleneck

@@ -27,8 +27,8 @@ def bench(
         str | None,
         typer.Option(
             "--methods",
-            help="Compare the cost of these methods (or of all) with promptfl, and measure nothing else. Names are"
-            " separated by commas.",
+            help="Compare the cost of these methods with promptfl, and measure nothing else. Separate names with"
+            " commas, or use the word all.",
         ),
     ] = None,
     repeat: Annotated[int, typer.Option("--repeat", help="Number of timed repetitions; the median is reported.")] = 2,
@@ -43,8 +43,8 @@ def bench(
 ) -> None:
     """Compare the speed of the library with public code on the same work, without any download.
 
-    Every comparison also checks that both sides compute the same numbers. The ratios are similar on other machines; the
-    seconds are not.
+    Every comparison also checks that the library and the public code compute the same numbers. On other machines the
+    seconds are different, but the ratios are similar.
 
     Examples:
         fedpgp bench --shape pictoclip

@@ -19,11 +19,12 @@ HEADER = ["dataset", "split", "fingerprint", "kind", "images", "size", "checkpoi
 
 @command(app, "list")
 def list_entries(directory: Cache = None, as_json: Json = False) -> None:
-    """List the entries of the cache, the most recently used first.
+    """List the entries of the cache. The most recently used entry is first.
 
-    An entry is current, unfinished (a run that encodes the same images continues it), stale (written by other versions
-    of the libraries, and never read by the installed ones) or damaged (a run that needs it writes it again). Two
-    datasets with the same name have different fingerprints.
+    The state of an entry is current, unfinished, stale or damaged. A run that encodes the same images completes an
+    unfinished entry. A stale entry was written with other versions of the libraries, and the installed versions never
+    read it. A damaged entry is written again when a run needs it. Two datasets with the same name have different
+    fingerprints.
 
     Examples:
         fedpgp cache list
@@ -64,7 +65,7 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     directory: Cache = None,
 ) -> None:
-    """Remove features from the cache; a later run encodes the images that it needs again.
+    """Remove features from the cache. If a later run needs these features, it encodes the images again.
 
     Examples:
         fedpgp cache clear --stale

@@ -15,7 +15,7 @@ def compare(
         str | None,
         typer.Option(
             "--methods",
-            help="Methods to compare, separated by commas, or all. `fedpgp methods` lists them.",
+            help="Methods to compare, separated by commas, or the word all. `fedpgp methods` lists all methods.",
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,
@@ -24,7 +24,8 @@ def compare(
         int | None,
         typer.Option(
             "--costly-seeds",
-            help="Number of seeds for methods that train through the image tower, or encode class names per image.",
+            help="Number of seeds for methods that train through the image tower, or encode the class names for each"
+            " image.",
             show_default="same as --seeds",
         ),
     ] = None,
@@ -34,11 +35,12 @@ def compare(
 ) -> None:
     """Run several methods on the same task and print the table.
 
-    The command first prints the plan and an estimate of the time. --dry-run stops there, and writes only image features
-    to the cache. Writes one run directory per method and seed, the tables as comparison.md, .tex and .csv, runs.csv,
-    path.csv, differences.csv, comparison.json, and the trade-off curves as comparison.svg, .pdf and .png.
+    The command first prints the plan and an estimate of the time. With --dry-run, the command stops after this
+    estimate, and writes only image features to the cache. Otherwise it writes one run directory per method and seed,
+    the tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, and the trade-off
+    curves as comparison.svg, .pdf and .png.
 
-    After Ctrl-C, a crash or a full disk, --resume continues after the last finished round.
+    After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
 
     Examples:
         fedpgp compare --seeds 3

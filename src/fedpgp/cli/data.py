@@ -32,14 +32,16 @@ def check(
     write_names: Annotated[
         Path | None,
         typer.Option(
-            "--write-names", metavar="FILE", help="Write a file of class names for you to complete, for data.names."
+            "--write-names",
+            metavar="FILE",
+            help="Write a file with one line for each class. Write the class names into it, and use it as data.names.",
         ),
     ] = None,
     skip_bad_images: options.SkipBadImages = False,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Read a dataset as a run with these settings would, decode every image, and print what was found.
+    """Read a dataset in the same way as a run with these settings, decode every image, and print the result.
 
     The exit code is 1 if an error would stop a run.
 
@@ -141,14 +143,17 @@ def show(
 def get(
     name: Annotated[str, typer.Argument(help="Name of a known dataset; docs/data-sets.md lists them.")],
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="Directory of datasets, which runs read as data.root.")
+        Path,
+        typer.Option(
+            "--to", metavar="DIR", help="Directory for datasets. In a run, data.root must be the same directory."
+        ),
     ] = Path("data"),
 ) -> None:
     """Download a known dataset from a mirror on the Hugging Face hub, or print where to find it.
 
-    The dataset is saved in the format of Hugging Face, and --data NAME reads it. The command respects HF_ENDPOINT and
-    HF_HUB_OFFLINE. caltech101 must be downloaded by hand; the command then checks that all images of CoOp's split are
-    present.
+    The dataset is saved in the format of Hugging Face. Use the dataset in a run with --data NAME. The environment
+    variables HF_ENDPOINT and HF_HUB_OFFLINE have their usual effect. You must download caltech101 by hand. The command
+    then checks that all images of CoOp's split are present.
 
     Examples:
         fedpgp data get cifar10

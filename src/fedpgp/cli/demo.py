@@ -14,20 +14,21 @@ NEEDS = ("starlette", "uvicorn", "python_multipart")
 
 def demo(
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 takes any free port.")
+        int, typer.Option("--port", min=0, max=65535, help="Port of the page. With 0, any free port is used.")
     ] = 7860,
     host: Annotated[
         str,
         typer.Option(
-            "--host", help="Address to listen on. Other machines can connect unless it is a loopback address."
+            "--host", help="Address of the page. Other machines can connect, unless this is a loopback address."
         ),
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     cache: Cache = None,
 ) -> None:
-    """Watch a small federation train in a browser, on icons or photographs, and classify images with its prompts.
+    """Show the training of a small federation in a browser, and classify images with the trained prompts.
 
-    The page is available only on this machine, unless --host says otherwise. Ctrl-C stops the command.
+    You can choose icons or photographs. Other machines can open the page only if you set --host. Ctrl-C stops the
+    command.
 
     Examples:
         fedpgp demo

@@ -12,7 +12,7 @@ from fedpgp.cli.printing import print_json, print_listing, say
 
 def doctor(
     network: Annotated[
-        bool, typer.Option("--network", help="Check whether the model hub answers within three seconds, too.")
+        bool, typer.Option("--network", help="Also check whether the model hub answers within three seconds.")
     ] = False,
     checkpoint: Checkpoint = None,
     cache: Cache = None,
@@ -23,8 +23,9 @@ def doctor(
     The command checks versions, extras, devices, the embedded files, the feature cache and the free disk space, and
     classifies an embedded image. The exit code is 1 if something that a run needs does not work.
 
-    With --checkpoint, it checks that dual encoder instead: its towers, its licence, the methods that fit, and the cost
-    of a training step of FedPGP.
+    With --checkpoint, the command checks this dual encoder instead. It prints the properties of both towers, the
+    licence, the methods that can use the checkpoint, and the cost of a training step of
+    FedPGP.
 
     Examples:
         fedpgp doctor

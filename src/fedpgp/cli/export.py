@@ -17,8 +17,9 @@ def export(
         Literal["safetensors", "clip-head", "onnx", "hf"],
         typer.Option(
             "--format",
-            help="Format. safetensors: the prompt; clip-head: the text features of --classes; onnx: the image encoder"
-            " with these text features; hf: a transformers model with the prompt as tokens.",
+            help="Format of the files. safetensors contains the prompt. clip-head contains the text features of"
+            " --classes. onnx contains the image encoder and these text features. hf is a transformers model with the"
+            " prompt as tokens.",
         ),
     ] = "safetensors",
     classes: ClassNames = None,
@@ -32,12 +33,13 @@ def export(
         typer.Option(
             "--upload",
             metavar="OWNER/NAME",
-            help="Upload the files to this repository of the Hugging Face hub, and create it if it does not exist.",
+            help="Upload the files to this repository of the Hugging Face hub. If the repository does not exist, it is"
+            " created.",
         ),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Make the repository of --upload public.")] = False,
 ) -> None:
-    """Write a run's prompt as files that work without fedpgp, with a model card that explains their use.
+    """Write a run's prompt as files that work without fedpgp, with a model card that explains how to use these files.
 
     --upload uses the token of `hf auth login`. A new repository is private unless --public is given.
 

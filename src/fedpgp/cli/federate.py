@@ -32,7 +32,9 @@ app = typer.Typer(
 )
 
 Directory = Annotated[Path, typer.Argument(help="Directory that `fedpgp federate init` wrote.")]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, max=1000, help="Number of clients; each has a node of its own.")]
+Nodes = Annotated[
+    int, typer.Option("--nodes", min=1, max=1000, help="Number of clients. Each client has its own node.")
+]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Use neither TLS nor keys. Only a loopback address is accepted.")
 ]
@@ -99,7 +101,11 @@ def init(
     superlink_port: Annotated[
         int,
         typer.Option(
-            "--superlink-port", min=1, max=65535, help="Port on the server's loopback address, for its operator."
+            "--superlink-port",
+            min=1,
+            max=65535,
+            help="Port at which the operator controls the server (Flower's SuperLink). The port is open only on the"
+            " loopback address of the server.",
         ),
     ] = 9092,
     name: Annotated[
@@ -109,15 +115,17 @@ def init(
         Path | None,
         typer.Option(
             "--class-names",
-            help="Text file with one class name per line. Every node has images of its own, of some of these classes."
-            " Without this option, one dataset is divided between the nodes, for a trial.",
+            help="Text file with one class name per line. Each node then reads its own images, which may cover only"
+            " some of these classes. Without this option, one dataset is divided between the nodes, for a trial.",
         ),
     ] = None,
     force: Force = False,
     *,
     options: FederationOptions,
 ) -> None:
-    """Write the files of each machine: a Flower app, certificates, keys, a compose file and units for systemd.
+    """Write the files that each machine of a federation needs.
+
+    The files are a Flower app, certificates, keys, a compose file and systemd units.
 
     Examples:
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
@@ -144,7 +152,7 @@ def renew(
         typer.Option("--authority", help="Directory of the certificate authority.", show_default="DIRECTORY/authority"),
     ] = None,
 ) -> None:
-    """Make a new certificate for the server before the old one expires; nodes trust both.
+    """Make a new certificate for the server before the old certificate expires. Nodes trust both certificates.
 
     Examples:
         fedpgp federate renew ours --authority /media/safe/authority
@@ -157,9 +165,10 @@ def renew(
 
 @command(app)
 def server(directory: Directory, insecure: Insecure = False) -> None:
-    """Start the server of a federation: a SuperLink on the loopback address, and a gate that admits only known nodes.
+    """Start the server of a federation.
 
-    Ctrl-C stops both.
+    The server consists of a SuperLink (Flower's server process) on the loopback address, and a gate, which refuses
+    connections of unknown nodes. Ctrl-C stops the SuperLink and the gate.
 
     Examples:
         fedpgp federate server ours
@@ -174,7 +183,7 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
 @command(app)
 def node(
     directory: Annotated[
-        Path, typer.Argument(help="Directory of a node, from nodes/ of the directory that `init` wrote.")
+        Path, typer.Argument(help="Directory of a node, such as nodes/node-0 of the directory that `init` wrote.")
     ],
     data: Annotated[
         str | None, typer.Option("--data", help="Dataset of the client: a directory or a CSV file (data.source).")
@@ -187,7 +196,7 @@ def node(
     check: Annotated[bool, typer.Option("--check", help="Check the node, encode its images, and exit.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Start the node of a client, after checks of its data, class names, checkpoint, certificate and ports.
+    """Check the data, class names, checkpoint, certificate and ports of a client's node, and start the node.
 
     Examples:
         fedpgp federate node node-0 --data /srv/photos
@@ -220,7 +229,7 @@ def app_hash(
         Path, typer.Argument(help="Directory of a Flower app, for example app/ of the directory that `init` wrote.")
     ],
 ) -> None:
-    """Print the hash of an app. A node runs every app whose hash is in the list `apps` of its node.toml.
+    """Print the hash of a Flower app. A node runs an app only if the list `apps` of node.toml contains the app's hash.
 
     Examples:
         fedpgp federate app-hash ours/app
@@ -244,8 +253,8 @@ def up(
     """Try a federation on this machine: start a server, nodes and a run, with the TLS and keys of a real federation.
 
     One dataset is divided between the nodes. A process that stops is started again, and the run continues. The
-    directory holds the whole federation: the run is in runs/, and the output of the processes is in logs/. Every
-    finished round is reported.
+    output directory contains the whole federation. In this directory, the run is in runs/, and the output of the
+    processes is in logs/. The command reports every finished round.
 
     Examples:
         fedpgp federate up --nodes 4 --local -o out

@@ -17,7 +17,7 @@ def join(
     run: Annotated[Path, typer.Option("--from", help="Directory of a finished run.")],
     data: DataSource = None,
     change: Changes = None,
-    shots: Annotated[int, typer.Option("--shots", min=0, help="Number of training images per class; 0 uses all.")] = 0,
+    shots: Annotated[int, typer.Option("--shots", min=0, help="Number of training images per class; 0 means all.")] = 0,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -34,7 +34,8 @@ def join(
 ) -> None:
     """Join a finished federation: fit the private part to a few images of your own, on this machine only.
 
-    The shared part does not change, and nothing is sent. Writes a run directory with one client.
+    The shared part does not change, and no data leaves this machine. The command writes a run directory with one
+    client.
 
     Examples:
         fedpgp join --from fedpgp-runs/fedpgp-seed-0 --data /srv/photos --shots 8 -o mine

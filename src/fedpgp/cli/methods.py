@@ -21,8 +21,8 @@ def methods(
 ) -> None:
     """List the methods, with their numbers of shared and private parameters.
 
-    The numbers are for the checkpoint of --config, by default the embedded one, or for --checkpoint. The list also says
-    which methods do not fit the checkpoint.
+    The numbers depend on the checkpoint. They are computed for --checkpoint, or else for the checkpoint of --config.
+    The list also says which methods cannot use this checkpoint.
 
     Examples:
         fedpgp methods

@@ -29,8 +29,8 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
-        " pictograms-styles-classes. Values that a file leaves out come from the recipe that it extends, or from the"
-        " paper.",
+        " pictograms-styles-classes. A value that is missing in a file comes from the recipe that the file extends. If"
+        " the recipe does not set the value either, the default is the paper's value.",
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
@@ -47,7 +47,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
-        help="Number of worker processes. Results do not depend on it.",
+        help="Number of worker processes. Results do not depend on this number.",
         show_default="one for each core",
     ),
 ]
@@ -86,7 +86,7 @@ Client = Annotated[
     int | None,
     typer.Option(
         "--client",
-        help="Number of the client whose model is used, from 0.",
+        help="Use the model of the client with this number. The first client is 0.",
         show_default="the shared model, without a private part",
     ),
 ]
@@ -187,9 +187,9 @@ class WorkOptions(OutputOptions):
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Continue what was interrupted in DIR, with the settings that are stored there. Only --workers,"
-            " --cache-dir, --skip-bad-images, --json and --quiet can be added, and, if the command has them,"
-            " --rounds, --track and the file of your own method.",
+            help="Continue the interrupted work in DIR, with the settings that are stored in DIR. You can add only"
+            " these options: --workers, --cache-dir, --skip-bad-images, --json, --quiet, and, if the command has"
+            " them, --rounds, --trials, --track and the file of your own method.",
         ),
     ] = None
     workers: Workers = None
@@ -242,8 +242,8 @@ class RunOptions(WorkOptions):
         typer.Option(
             "--settings",
             metavar="published",
-            help="Use the values that each method was published with, and print their sources. They replace values of"
-            " the config file, and --set replaces both.",
+            help="Use the values that were published for each method, and print the source of each value. Published"
+            " values have priority over the config file, and --set has priority over both.",
         ),
     ] = None
     device: Device = None

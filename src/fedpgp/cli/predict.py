@@ -31,7 +31,9 @@ def predict(
     run: FinishedRun,
     images: Annotated[
         list[str],
-        typer.Argument(help="Image files, directories, or patterns in quotes; - reads file names from standard input."),
+        typer.Argument(
+            help="Image files, directories, or patterns in quotes. Use - to read file names from standard input."
+        ),
     ],
     client: Client = None,
     classes: ClassNames = None,
@@ -52,7 +54,7 @@ def predict(
         str | None,
         typer.Option(
             "--checkpoint",
-            help="Directory or file of the run's checkpoint, if it was moved.",
+            help="Directory or file of the run's checkpoint, if the checkpoint was moved.",
             show_default="backbone.checkpoint of the run",
         ),
     ] = None,
@@ -66,9 +68,9 @@ def predict(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Classify images with the prompts of a finished run, among any class names.
+    """Classify images into any classes that you name, with the prompts of a finished run.
 
-    Images that cannot be read are listed at the end, and the exit code is then 2. All other images are classified.
+    If some images cannot be read, they are listed at the end, and the exit code is 2. All other images are classified.
 
     Examples:
         fedpgp predict out/fedpgp/seed-0 photos --client 3

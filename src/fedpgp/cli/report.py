@@ -28,9 +28,11 @@ def report(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one HTML page about runs: tables, curves, clients, confusions, changed answers, costs and provenance.
+    """Write one HTML page about runs.
 
-    The page needs no network. Damaged and unfinished runs are listed, and all others are shown.
+    The page shows tables, curves, the accuracy of each client, confused classes, images that clients get wrong, costs
+    and provenance. The page needs no network. For an unfinished run, the page shows only the learning curve. For a
+    damaged run, the page shows only the error message.
 
     Examples:
         fedpgp report out -o report.html

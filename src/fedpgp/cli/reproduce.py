@@ -25,7 +25,8 @@ def reproduce(
     embedded: Annotated[
         bool,
         typer.Option(
-            "--embedded", help="Use the embedded pictograms and pictoclip: it takes minutes, without a download."
+            "--embedded",
+            help="Use the embedded pictograms and pictoclip. The experiment then takes minutes and needs no download.",
         ),
     ] = False,
     methods: Annotated[
@@ -39,10 +40,10 @@ def reproduce(
     *,
     options: WorkOptions,
 ) -> None:
-    """Run an experiment of the paper and print its table.
+    """Run an experiment of the paper, and print a table of the results.
 
-    The command first checks everything and lists what is missing. Writes a comparison for each cell of the table, and
-    the table as reproduction.md, .tex and .csv.
+    The command first checks everything and lists what is missing. Then it writes a comparison for each cell of the
+    table, and the table as reproduction.md, .tex and .csv.
 
     Examples:
         fedpgp reproduce --list

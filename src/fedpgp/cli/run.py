@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Run one method with one seed and write its run directory.
 
-    After Ctrl-C, a crash or a full disk, --resume continues after the last finished round.
+    After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
 
     Examples:
         fedpgp run --method fedpgp

@@ -17,8 +17,8 @@ def show(
         str | None,
         typer.Option(
             "--alpha",
-            help="Interpolation between the shared model (0) and the personal model (1), or validation for the value"
-            " that is best on each run's validation images of base classes.",
+            help="Interpolation between the shared model (0) and the personal model (1). The word validation means, for"
+            " each run, the value with the best result on validation images of base classes.",
             show_default="1",
         ),
     ] = None,
@@ -28,11 +28,13 @@ def show(
     ] = None,
     form: Annotated[
         Literal["table", "markdown", "latex", "csv"],
-        typer.Option("--format", help="Output format. markdown contains all tables; latex and csv contain the first."),
+        typer.Option(
+            "--format", help="Output format. markdown contains all tables; latex and csv contain only the first table."
+        ),
     ] = "table",
     as_json: Json = False,
 ) -> None:
-    """Print the table of an earlier run or comparison, and the progress of its unfinished runs.
+    """Print the table of an earlier run or comparison, and the progress of runs that are not finished.
 
     Examples:
         fedpgp show fedpgp-runs/compare-20261124-101500

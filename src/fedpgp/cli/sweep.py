@@ -17,13 +17,16 @@ def sweep(
         Path | None,
         typer.Argument(
             metavar="[GRID.toml]",
-            help="TOML file with the grid in a section \\[axes]; methods and config can come first.",
+            help="TOML file with the grid in a section \\[axes]. The keys methods and config can come before this"
+            " section.",
         ),
     ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
-            "--grid", metavar="SECTION.KEY=A,B,C", help="One axis of the grid with its values. Can be repeated."
+            "--grid",
+            metavar="SECTION.KEY=A,B,C",
+            help="Setting that is varied, and its values. Can be repeated: each setting is one axis of the grid.",
         ),
     ] = None,
     methods: Annotated[
@@ -42,8 +45,8 @@ def sweep(
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
-    The command first checks every combination. Writes a comparison for each, the table as sweep.md, .tex and .csv (with
-    a row for every run), and a figure for each axis of numbers.
+    The command first checks every combination. Then it writes a comparison for each combination, the table as sweep.md,
+    .tex and .csv (with a row for every run), and a figure for each setting whose values are numbers.
 
     Examples:
         fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3

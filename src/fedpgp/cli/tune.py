@@ -23,8 +23,8 @@ def tune(
         str | None,
         typer.Option(
             "--methods",
-            help="Methods to tune, separated by commas. `fedpgp methods` lists them. With --resume, only the files of"
-            " your own methods.",
+            help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume, name only"
+            " the files of your own methods.",
             show_default="all",
         ),
     ] = None,
@@ -32,18 +32,25 @@ def tune(
         int | None,
         typer.Option(
             "--trials",
-            help="Number of trials for each method; the first trial uses the config. With --resume, the new total.",
+            help="Number of trials for each method. The first trial uses the config without changes. With --resume,"
+            " this is the new total.",
             show_default="16",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each trial; their mean is compared.")] = 2,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", help="Number of seeds for each trial; the value of a trial is the mean over its seeds."
+        ),
+    ] = 2,
     objective: Annotated[
-        str, typer.Option("--objective", help="Metric on validation images: cm, hm, local, base or novel.")
+        str, typer.Option("--objective", help="Metric to maximize on validation images: cm, hm, local, base or novel.")
     ] = "cm",
     space: Annotated[
         Path | None,
         typer.Option(
-            "--space", help="TOML file with search spaces. Its sections replace sections of the built-in file."
+            "--space",
+            help="TOML file with search spaces. A section of this file replaces the same section of the built-in file.",
         ),
     ] = None,
     search: Annotated[
@@ -60,10 +67,11 @@ def tune(
     *,
     options: TuneOptions,
 ) -> None:
-    """Search for hyperparameters, with the same number of trials for each method, and write them as a config file.
+    """Search for hyperparameters with equal numbers of trials per method, and write a config file with the best values.
 
-    A trial trains on half of the base classes and is evaluated on validation images; the other half takes the role of
-    the novel classes. The test split is never read. Writes trials.csv, and tuned.toml for `fedpgp compare --config`.
+    In a trial, a method trains on half of the base classes. The other half serve as novel classes. Only validation
+    images are used for evaluation, and the test split is never read. The command writes trials.csv, and tuned.toml for
+    `fedpgp compare --config`.
 
     The search spaces of all methods are in studies/tuning/spaces.toml of the package.
 
