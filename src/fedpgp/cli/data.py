@@ -34,7 +34,7 @@ def check(
         typer.Option(
             "--write-names",
             metavar="FILE",
-            help="Write a file with one line for each class. Write the class names into it, and use it as data.names.",
+            help="Write a file with one line for each class, for you to fill in. Then set data.names to this file.",
         ),
     ] = None,
     skip_bad_images: options.SkipBadImages = False,
