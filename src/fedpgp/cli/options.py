@@ -187,9 +187,9 @@ class WorkOptions(OutputOptions):
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Continue the interrupted work in DIR, with the settings that are stored in DIR. Other options that you"
-            " can use then are --workers, --cache-dir, --skip-bad-images, --json and --quiet; --rounds, --trials and"
-            " --track if the command has them; and --method or --methods with the file of your own method.",
+            help="Continue the interrupted work in DIR, with the settings that are stored in DIR. Other options that"
+            " you can use then are --workers, --cache-dir, --skip-bad-images, --json and --quiet; --rounds, --trials"
+            " and --track if the command has them; and --method or --methods with the file of your own method.",
         ),
     ] = None
     workers: Workers = None
