@@ -44,7 +44,6 @@ def site(tmp_path_factory) -> dict[Path, Links]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(target)]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
     return {path: Links(path.read_text(encoding="utf-8")) for path in sorted(target.rglob("*.html"))}
 
 
