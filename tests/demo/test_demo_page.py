@@ -40,7 +40,7 @@ def address(cache, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         err.seek(0)
-        assert err.read() == "fedpgp demo has ended\n"
+        assert err.read() == "fedpgp demo has stopped.\n"
 
 
 @pytest.fixture
