@@ -41,9 +41,9 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the speed of the library with public code on the same work, without any download.
+    """Compare the speed of fedpgp with naive code that works like published code, on the same work.
 
-    Every comparison also checks that the library and the public code compute the same numbers. On other machines the
+    Every comparison also checks that fedpgp and the naive code compute the same numbers. On other machines the
     seconds are different, but the ratios are similar.
 
     Examples:

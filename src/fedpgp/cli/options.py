@@ -29,8 +29,8 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
-        " pictograms-styles-classes. A value that is missing in a file comes from the recipe that the file extends. If"
-        " the recipe does not set the value either, the default is the paper's value.",
+        " pictograms-styles-classes. A file can extend a recipe. A value that neither the file nor"
+        " its recipe sets is the paper's value.",
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
@@ -187,9 +187,9 @@ class WorkOptions(OutputOptions):
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Continue the interrupted work in DIR, with the settings that are stored in DIR. Other options that"
-            " you can use then are --workers, --cache-dir, --skip-bad-images, --json and --quiet; --rounds, --trials"
-            " and --track if the command has them; and --method or --methods with the file of your own method.",
+            help="Continue the interrupted work in DIR with its stored settings. You can add --workers, --cache-dir,"
+            " --skip-bad-images, --json and --quiet, and also --rounds, --trials and --track if the command has them."
+            " If you use your own method, give its file again.",
         ),
     ] = None
     workers: Workers = None
