@@ -39,3 +39,12 @@ def test_every_error_says_what_to_do():
             if raised and not {"remedy", None} & {keyword.arg for keyword in node.keywords}:
                 without.append(f"{path.name}:{node.lineno}")
     assert not without
+
+
+def test_several_errors_have_a_line_each_with_its_remedy_once():
+    remedies = ("Use --set task.clients=4", "Add labels", "Use --shots 1")
+    for last in remedies:
+        faults = [ConfigError("wrong", where="first", remedy="Fix it"), ConfigError("bad", where="second", remedy=last)]
+        error = errors.combined(faults)
+        assert str(error) == f"{faults[0]}\n{faults[1]}" and error.remedy == last
+    assert errors.combined(faults[:1]) is faults[0]

@@ -15,7 +15,7 @@ from fedpgp.aggregators import AGGREGATORS, Aggregator
 from fedpgp.backbone.files import PHOTOCLIP
 from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.data.settings import DataConfig, TaskConfig
-from fedpgp.errors import ConfigError, nearest
+from fedpgp.errors import ConfigError, combined, nearest
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.methods import METHODS, Method, reserved
 from fedpgp.methods.base import TrainedMethod
@@ -177,11 +177,8 @@ def load_config(
             faults.append(
                 ConfigError(f"the section [{name}] is unknown", where=f"{places.get(name, path)}", remedy=remedy)
             )
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        remedy = faults[-1].remedy
-        raise ConfigError("\n".join(map(str, faults)).removesuffix(f". {remedy}."), remedy=remedy)
+        raise combined(faults)
     return ExperimentConfig(
         **{name: built[name] for name in SECTIONS if name in built},
         methods=_with_defaults(built, ours),

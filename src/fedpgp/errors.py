@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 200  # characters of a value in a message
 PASTED = re.compile(r"(^|\s)(--\S+|\S*[=/]\S*)$")  # an option, a setting or a path at the end of a remedy
@@ -30,15 +30,17 @@ class FedPGPError(Exception):
         sentence gets no period after an option, a setting or a path, so that these can be pasted, too.
     """
 
+    finding: str
+    """The sentence without the remedy."""
+
     def __init__(self, problem: str = "", *, where: str = "", allowed: str = "", got: object = ..., remedy: str = ""):
         self.problem, self.where, self.allowed, self.got, self.remedy = problem, where, allowed, got, remedy
         if problem:
-            sentence = f"{where}: {problem}" if where else problem
+            self.finding = f"{where}: {problem}" if where else problem
         else:
-            sentence = f"{where} must be {allowed}" + ("" if got is ... else f", got {_short(got)}")
-        if remedy:
-            sentence += f". {remedy}" + ("" if PASTED.search(remedy) else ".")
-        super().__init__(sentence)
+            self.finding = f"{where} must be {allowed}" + ("" if got is ... else f", got {_short(got)}")
+        end = "" if not remedy or PASTED.search(remedy) else "."
+        super().__init__(f"{self.finding}. {remedy}{end}" if remedy else self.finding)
 
 
 class ConfigError(FedPGPError):
@@ -71,6 +73,20 @@ class TrainingError(FedPGPError):
 
 class TooFewError(TrainingError):
     """A round with too few updates for the aggregator; another round may have more."""
+
+
+def located(error: FedPGPError, place: str) -> ConfigError:
+    """Return a ConfigError with the fields of another error and `place` in front of its `where`."""
+    where = f"{place}: {error.where}" if error.where else place
+    return ConfigError(error.problem, where=where, allowed=error.allowed, got=error.got, remedy=error.remedy)
+
+
+def combined(errors: Sequence[ConfigError]) -> ConfigError:
+    """Return one ConfigError with a line for each error; a single error is returned unchanged."""
+    *others, last = errors
+    if not others:
+        return last
+    return ConfigError("\n".join([*map(str, others), last.finding]), remedy=last.remedy)
 
 
 def _short(value: object) -> str:

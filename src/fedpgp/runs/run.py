@@ -22,7 +22,7 @@ from fedpgp.results.run_store import (
     load_comparison,
     load_run,
     planned,
-    resume_command,
+    resume_remedy,
     run_directory,
     writing,
 )
@@ -290,11 +290,12 @@ def resume(
     for path in directories.values():
         if path not in todo.values():
             remove(path / FILE)  # a process may have been killed between its last file and this step
-    if whole_number(more_rounds, "more_rounds", 0) and todo:
+    more_rounds = whole_number(more_rounds, "more_rounds", 0)
+    if more_rounds and todo:
         raise OutputError(
             "a run is not finished, and only finished runs can have more rounds",
             where=f"{directory}",
-            remedy=f"Finish it first with `{resume_command(directory)}`",
+            remedy=resume_remedy(directory),
         )
     if not todo and not more_rounds:
         if is_compared(directory):
@@ -303,7 +304,8 @@ def resume(
         return _compared([load_run(path) for path in directories.values()], directory, execution)
     methods = [methods] if isinstance(methods, str | Method) else methods
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
-    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*directories if more_rounds else todo, strict=True))
+    chosen = directories if more_rounds else todo
+    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*chosen, strict=True))
     for name in names:
         if not is_registered(name) and name not in {method.name for method in given}:
             raise OutputError(
@@ -311,8 +313,7 @@ def resume(
                 where=f"{directory}",
                 remedy="Give the file of the method again, with --method path/to/file.py:Name",
             )
-    paths = list((directories if more_rounds else todo).values())
-    config = (finished_config if more_rounds else started_config)(paths, given)
+    config = (finished_config if more_rounds else started_config)(list(chosen.values()), given)
     config = replace(
         config,
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},

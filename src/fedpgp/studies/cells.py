@@ -10,7 +10,7 @@ from typing import Any
 from fedpgp.backbone import configured_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
-from fedpgp.errors import CheckpointError, ConfigError, DataError, FedPGPError
+from fedpgp.errors import CheckpointError, ConfigError, DataError, FedPGPError, combined, located
 from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.run import Run
 from fedpgp.runs.choices import chosen_methods
@@ -18,7 +18,6 @@ from fedpgp.runs.comparison_plan import duration
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.run import compare, resume
 from fedpgp.runs.setup import checked
-from fedpgp.studies.faults import combined, located
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from fedpgp.config import default_recipe, load_config
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp.errors import ConfigError, OutputError, located
 from fedpgp.methods.plugins import find_method, is_registered
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
@@ -26,7 +26,6 @@ from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import Axis, slug
 from fedpgp.studies.cells import StudyCell, check_cells, run_cells
-from fedpgp.studies.faults import located
 
 CONFIG = "config.toml"  # file in the directory of a study: the config that the cells change
 Key = tuple[str, ...]  # the name of a part, and one label for each axis of the part

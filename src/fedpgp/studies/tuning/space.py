@@ -16,11 +16,10 @@ from optuna.distributions import (
 from pydantic import ValidationError
 
 from fedpgp.config import parse_change, reason
-from fedpgp.errors import ConfigError, nearest
+from fedpgp.errors import ConfigError, combined, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
 from fedpgp.studies.axes import read_toml
-from fedpgp.studies.faults import combined
 
 Value = str | float | int | bool | None
 Space = Mapping[str, BaseDistribution]  # field -> range or choices
