@@ -21,7 +21,7 @@ from fedpgp.runtime.files import exists
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "check_used", "load_source", "load_target"]
 OF_TABLES = (*(f"{role}_column" for role in ("image", "label", "domain", "client", "split")), "drop_unlabelled")
 TABLES = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
-OF_DISKS = ("drop_unused_classes", "follow_links")
+OF_FILES = ("layout", "names", *OF_TABLES, "drop_unused_classes", "follow_links", "test_share", "validation_share")
 WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are not separate files
 
 
@@ -48,32 +48,26 @@ def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
 
 def check_used(data: DataConfig) -> None:
     """Raise DataError for a setting of [data] that the reader of this source ignores; read no image."""
+    default = DataConfig()
+    changed = [key for key in OF_FILES if getattr(data, key) != getattr(default, key)]
     if data.source == pictograms.NAME:
-        unused = [
-            "layout",
-            "names",
-            *OF_TABLES,
-            "drop_unused_classes",
-            "follow_links",
-            "test_share",
-            "validation_share",
-        ]
-        reader = "the embedded pictograms"
+        unused, reader = OF_FILES, "the embedded pictograms"
+    elif not {*OF_TABLES, "follow_links"} & {*changed}:
+        return  # before the layout is looked for on the disk
     else:
         if data.source.startswith(hugging_face.HUB):
             layout = hugging_face.LAYOUT
         else:
             layout = "coop" if caltech101.stands_in(data) else located(data)[1]
-        unused = [*(() if layout in TABLES else OF_TABLES), *(("follow_links",) if layout in WITHOUT_LINKS else ())]
+        unused = (*(() if layout in TABLES else OF_TABLES), *(("follow_links",) if layout in WITHOUT_LINKS else ()))
         reader = f"the layout {layout}"
-    for key in unused:
-        value, default = getattr(data, key), getattr(DataConfig(), key)
-        if value != default:
+    for key in changed:
+        if key in unused:
             raise DataError(
                 where=f"data.{key}",
                 allowed=f"unset for {data.source}, because {reader} ignores it",
-                got=value,
-                remedy=f"Use --set data.{key}={default or json.dumps(default)}",
+                got=getattr(data, key),
+                remedy=f"Use --set data.{key}={getattr(default, key) or json.dumps(getattr(default, key))}",
             )
 
 
