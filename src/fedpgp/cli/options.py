@@ -29,8 +29,7 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
-        " pictograms-styles-classes. A file can extend a recipe. A value that neither the file nor"
-        " its recipe sets is the paper's value.",
+        " pictograms-styles-classes. A file can extend a recipe. If neither sets a value, the paper's value is used.",
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]

@@ -42,8 +42,8 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper, and print a table of the results.
 
-    The command first checks everything and lists what is missing. Then it writes a comparison for each cell of the
-    table, and the table as reproduction.md, .tex and .csv.
+    The command first checks everything and lists what is missing. Then it writes a comparison for each dataset
+    or setting in the table, and the table as reproduction.md, .tex and .csv.
 
     Examples:
         fedpgp reproduce --list

@@ -17,7 +17,7 @@ def sweep(
         Path | None,
         typer.Argument(
             metavar="[GRID.toml]",
-            help="TOML file with the grid in a section \\[axes]. The keys methods and config can come before this"
+            help="TOML file with the grid in a section \\[axes]. The file can set `methods` and `config` before this"
             " section.",
         ),
     ] = None,
@@ -45,8 +45,8 @@ def sweep(
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
-    The command first checks every combination. Then it writes a comparison for each combination, the table as sweep.md,
-    .tex and .csv (with a row for every run), and a figure for each setting whose values are numbers.
+    The command first checks every combination. Then it writes a comparison for each combination, the table as sweep.md
+    and .tex, a row for every run in sweep.csv, and a figure for each setting whose values are numbers.
 
     Examples:
         fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3

@@ -23,8 +23,8 @@ def tune(
         str | None,
         typer.Option(
             "--methods",
-            help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume, name only"
-            " the files of your own methods.",
+            help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume,"
+            " leave this option out, or give the files of your own methods again.",
             show_default="all",
         ),
     ] = None,
