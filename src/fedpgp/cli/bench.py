@@ -41,7 +41,7 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the speed of fedpgp with naive code that works like published code, on the same work.
+    """Measure the speed of fedpgp and of naive code, which works like published code, on the same task.
 
     Every comparison also checks that fedpgp and the naive code compute the same numbers. On other machines the
     seconds are different, but the ratios are similar.

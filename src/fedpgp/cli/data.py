@@ -34,7 +34,8 @@ def check(
         typer.Option(
             "--write-names",
             metavar="FILE",
-            help="Write a file with one line for each class, for you to fill in. Then set data.names to this file.",
+            help="Write a file with one line for each class. Edit the class names in this file, and set"
+            " data.names to it.",
         ),
     ] = None,
     skip_bad_images: options.SkipBadImages = False,

@@ -18,8 +18,8 @@ def export(
         typer.Option(
             "--format",
             help="Format of the files. safetensors contains the prompt. clip-head contains the text features of"
-            " --classes. onnx contains the image encoder and these text features. hf is a transformers model with the"
-            " prompt as tokens.",
+            " --classes. onnx contains the image encoder and these text features. hf is a transformers model whose"
+            " tokenizer has additional tokens for the prompt.",
         ),
     ] = "safetensors",
     classes: ClassNames = None,

@@ -39,7 +39,7 @@ Changes = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop before any training.")
+    bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop before the first run.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 Workers = Annotated[
@@ -60,8 +60,8 @@ SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be decoded, and print their names.")
 ]
 CHECKPOINTS = (
-    "photoclip (embedded, for photographs), pictoclip (embedded, for icons), a directory or file, a model id of the"
-    " Hugging Face hub, or open_clip:ARCHITECTURE/TAG."
+    "photoclip (in the package, for photographs), pictoclip (in the package, for icons), a directory or file,"
+    " a model id of the Hugging Face hub, or open_clip:ARCHITECTURE/TAG."
 )
 Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help=f"Checkpoint of a dual encoder: {CHECKPOINTS}")]
 BackboneName = Annotated[

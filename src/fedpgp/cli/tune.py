@@ -67,7 +67,7 @@ def tune(
     *,
     options: TuneOptions,
 ) -> None:
-    """Search for hyperparameters with equal numbers of trials per method, and write a config file with the best values.
+    """Search for hyperparameters, with the same number of trials for each method, and write the best as a config file.
 
     In a trial, a method trains on half of the base classes. The other half serve as novel classes. Only validation
     images are used for evaluation, and the test split is never read. The command writes trials.csv, and tuned.toml for
