@@ -80,15 +80,12 @@ def predict(
     from fedpgp.results.run_store import writing
     from fedpgp.runtime.files import new_file
     from fedpgp.serving.classifier import load, with_checkpoint
-    from fedpgp.serving.memory import remembers, with_memory, with_temperature
+    from fedpgp.serving.memory import with_images
 
     files, names = image_files(images), class_names(classes)
     finished = with_checkpoint(fedpgp.load_run(run), checkpoint)
-    model = load(finished, client, device=device)
-    if client is not None and remembers(model.method):
-        model = with_memory(model, finished, cache, None)
+    (model,) = with_images([load(finished, client, device=device)], finished, cache, None, calibrate)
     if calibrate:
-        model = with_temperature(model, finished, cache, None)
         say(f"The temperature is {model.temperature:.3g}, fitted to the run's validation images.")
     read = model.read(names)
     stream = model.stream(files, read)

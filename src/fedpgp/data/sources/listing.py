@@ -19,6 +19,7 @@ from fedpgp.runtime.randomness import generator
 
 SEED = 0  # seed of the division into splits, which is part of the data and the same in every run
 TRAIN, VALIDATION, TEST = range(3)
+UNLABELLED = ("row without a label", "image without a label")  # kinds of `Listing.ignored`
 OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")  # a path that may lead out of a directory
 
 
