@@ -17,7 +17,17 @@ from rich.progress import track
 from rich.text import Text
 
 import fedpgp
-from fedpgp.cli.options import Cache, ClassNames, Client, Device, FinishedRun, Quiet, class_names
+from fedpgp.cli.options import (
+    Cache,
+    Calibrate,
+    ClassNames,
+    Client,
+    Device,
+    FinishedRun,
+    MovedCheckpoint,
+    Quiet,
+    class_names,
+)
 from fedpgp.cli.printing import err, print_listing, say
 from fedpgp.errors import shown
 
@@ -50,20 +60,8 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of printing it.")
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            help="Directory or file of the run's checkpoint, if the checkpoint was moved.",
-            show_default="backbone.checkpoint of the run",
-        ),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", help="Divide the logits by a temperature that is fitted to the run's validation images."
-        ),
-    ] = False,
+    checkpoint: MovedCheckpoint = None,
+    calibrate: Calibrate = False,
     cache: Cache = None,
     device: Device = None,
     quiet: Quiet = False,

@@ -8,7 +8,18 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import Cache, Changes, Device, FinishedRun, Force, Json, Quiet, class_names
+from fedpgp.cli.options import (
+    Cache,
+    Calibrate,
+    Changes,
+    Device,
+    FinishedRun,
+    Force,
+    Json,
+    MovedCheckpoint,
+    Quiet,
+    class_names,
+)
 from fedpgp.cli.printing import err, out, print_json, print_listing, say
 from fedpgp.reporting import ProgressBars, Silent
 
@@ -69,20 +80,8 @@ def score(
         ),
     ] = None,
     force: Force = False,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            help="Directory or file of the run's checkpoint, if the checkpoint was moved.",
-            show_default="backbone.checkpoint of the run",
-        ),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", help="Divide the logits by a temperature that is fitted to the run's validation images."
-        ),
-    ] = False,
+    checkpoint: MovedCheckpoint = None,
+    calibrate: Calibrate = False,
     as_json: Json = False,
     cache: Cache = None,
     device: Device = None,
@@ -143,7 +142,7 @@ def score(
         say(f"Write tables and figures with `fedpgp score {run} {folder} -o scores`.")
     reached = float(found.models["accuracy"].iloc[0])
     if least is not None and reached < least:
-        say(f"The accuracy of {found.first} is {reached:.1f} %, which is below --min-accuracy {least:g}.")
+        say(f"warning: The accuracy of the first model ({found.first}) is {reached:.1f} %, below {least:g} %.")
     if found.left_out or (least is not None and reached < least):
         raise typer.Exit(1)
 
@@ -152,7 +151,7 @@ def _print(found: "fedpgp.Score") -> None:
     models = found.models
     title = (
         f"{found.method} on {found.folder}: {models['images'].iloc[0]} images, {len(found.candidates)} candidate"
-        " classes; percent, with 95 % intervals"
+        " classes; percent (95 % interval)"
     )
     shown = [name for name, field in FIGURES.items() if models[field].notna().any()]
     some = models

@@ -1,6 +1,7 @@
 """Files and figures of a score: what `fedpgp score -o DIR` writes."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import altair as alt
@@ -11,9 +12,9 @@ from altair.typing import ChartType
 from fedpgp.report.style import COLOURS, write_chart
 from fedpgp.runtime.files import write, write_json
 from fedpgp.serving.score import Score
+from fedpgp.serving.score_tables import FRAMES
 
 RECORD = "score.json"
-TABLES = {"scores": "models", **{name: name for name in ("classes", "confusion", "reliability", "predictions")}}
 MOST = 100  # classes in a matrix
 COUNTED = 30  # most classes of a matrix with numbers in its cells
 RIGHT, WRONG = COLOURS[6], COLOURS[3]  # blue and vermilion, which colour-blind readers can tell apart
@@ -26,8 +27,9 @@ def write_score(score: Score, directory: Path) -> None:
 
     The figures show `score.first`.
     """
-    for name, field in TABLES.items():
-        write(directory / f"{name}.csv", getattr(score, field).to_csv(index=False).encode())
+    for name in FRAMES:
+        file = directory / f"{'scores' if name == 'models' else name}.csv"
+        write(file, getattr(score, name).to_csv(index=False).encode())
     write_chart(directory, "confusion", confusion_chart(score), ["png"])
     write_chart(directory, "reliability", reliability_chart(score), ["png"])
     write_json(directory / RECORD, score.as_json())
@@ -49,8 +51,7 @@ def confusion_chart(score: Score) -> ChartType:
     It has the classes that have an image or are an answer. If they are more than 100, it has the 100 with the most
     wrong answers.
     """
-    matrix = _of(score, "confusion").set_index("truth").reindex(score.candidates).fillna(0).astype(int)
-    counts = matrix.to_numpy()
+    counts, names = score.counts(score.first), list(score.candidates)
     both = counts.sum(0) + counts.sum(1)
     shown, subtitle = np.flatnonzero(both), ""
     if len(shown) > MOST:
@@ -58,7 +59,7 @@ def confusion_chart(score: Score) -> ChartType:
         shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST])
         subtitle = f"the {MOST} classes with the most wrong answers, of {np.count_nonzero(both)}; confusion.csv has all"
     rows, columns = np.nonzero(counts[np.ix_(shown, shown)])
-    truth, predicted, names = shown[rows], shown[columns], list(score.candidates)
+    truth, predicted = shown[rows], shown[columns]
     images = counts[truth, predicted]
     frame = pd.DataFrame(
         {
@@ -71,10 +72,10 @@ def confusion_chart(score: Score) -> ChartType:
     )
     order = [names[place] for place in shown]
     step = alt.Step(12 if len(order) > COUNTED else 22)
-    axis = alt.Axis(labelOverlap=False, grid=True, gridOpacity=0.25, tickBand="extent", labelLimit=120)
-    x = alt.X("predicted:N", title="predicted class", scale=alt.Scale(domain=order), axis=axis.copy())
-    x.axis.labelAngle = -90
-    y = alt.Y("truth:N", title="true class", scale=alt.Scale(domain=order), axis=axis)
+    scale = alt.Scale(domain=order)
+    axis = partial(alt.Axis, labelOverlap=False, grid=True, gridOpacity=0.25, tickBand="extent", labelLimit=120)
+    x = alt.X("predicted:N", title="predicted class", scale=scale, axis=axis(labelAngle=-90))
+    y = alt.Y("truth:N", title="true class", scale=scale, axis=axis())
     base = alt.Chart(frame, width=step, height=step).encode(x, y)
     strength = alt.Scale(domain=[0, 100], range=[0.15, 1])
     layers = [
@@ -93,14 +94,11 @@ def confusion_chart(score: Score) -> ChartType:
 
 def reliability_chart(score: Score) -> ChartType:
     """Return accuracy against confidence of `score.first` by bin, above the number of images in each bin."""
-    frame = _of(score, "reliability")
+    frame = score.reliability[score.reliability["model"] == score.first]
     model = score.models.iloc[0]
-    ece = f"ECE {model['calibration_error']:.1f} (95 % interval {model['calibration_error_low']:.1f} to"
-    title = alt.Title(
-        _title(score),
-        subtitle=f"{ece} {model['calibration_error_high']:.1f}); vertical lines: 95 % intervals; dashed: perfect calibration",
-        subtitleFontSize=SMALL,
-    )
+    value, low, high = (f"{model[f'calibration_error{end}']:.1f}" for end in ("", "_low", "_high"))
+    explained = f"ECE {value} ({low} to {high}); lines: 95 % intervals; dashed: perfect calibration"
+    title = alt.Title(_title(score), subtitle=explained, subtitleFontSize=SMALL)
     share = alt.Scale(domain=[0, 100])
     filled = alt.Chart(frame).transform_filter("datum.images > 0")
     x = alt.X("confidence:Q", title="probability of the predicted class (%), mean of the bin", scale=share)
@@ -122,12 +120,6 @@ def reliability_chart(score: Score) -> ChartType:
         .properties(width=SIDE, height=SIDE // 4)
     )
     return alt.vconcat(alt.layer(*layers, width=SIDE, height=SIDE, title=title), bars)
-
-
-def _of(score: Score, table: str) -> pd.DataFrame:
-    """Return the rows of a table about `score.first`, without the column of the model."""
-    frame: pd.DataFrame = getattr(score, table)
-    return frame[frame["model"] == score.first].iloc[:, 1:]
 
 
 def _title(score: Score) -> str:

@@ -85,7 +85,7 @@ def data_elsewhere(data: DataConfig, source: str, changes: Sequence[str]) -> Dat
                 where="--set",
                 allowed="a setting of [data] other than data.source",
                 got=f"{section}.{key}",
-                remedy="Leave it out: the source has an argument of its own, and all other settings come from the run",
+                remedy="Leave it out: --data or FOLDER names the images, and all other settings come from the run",
             )
         keys.append(key)
     given = load_config(changes=changes).data

@@ -111,7 +111,7 @@ def labelled_images(run: Run, data: DataConfig, classes: Sequence[str] | None) -
     present = set(columns[images].tolist())
     lacking = [name for place, name in enumerate(candidates) if place not in present]
     if lacking:
-        notes.append(f"{len(lacking)} of {len(candidates)} candidate classes have no image: {_some(lacking)}.")
+        notes.append(f"Candidates without an image, {len(lacking)} of {len(candidates)}: {_some(lacking)}.")
     return LabelledImages(dataset, images, columns[images], candidates, tuple(notes), tuple(left_out))
 
 
@@ -129,8 +129,8 @@ def _images_of(run: Run, data: DataConfig) -> tuple[ImageDataset, list[str], lis
     if len(dataset) < len(listing.labels):  # then the source has splits
         split = SPLITS[int(listing.splits.max())] if listing.splits is not None else ""
         notes.append(f"Only the {split} split of {data.source} counts: {len(dataset)} of {len(listing.labels)} images.")
-    unlabelled = {kind: listing.ignored[kind] for kind in UNLABELLED if kind in listing.ignored}
-    return dataset, notes, [f"{data.source} has {count} × {kind}." for kind, count in unlabelled.items()]
+    unlabelled = sum(listing.ignored.get(kind, 0) for kind in UNLABELLED)
+    return dataset, notes, [f"Images of {data.source} without a label: {unlabelled}."] if unlabelled else []
 
 
 def _is_same(source: str, other: str) -> bool:

@@ -69,15 +69,18 @@ def with_images(
     calibrate
         Give each model the temperature that fits the validation images of its client, or of all base classes.
     """
-    forgetful = [model.client is not None and remembers(model.method) for model in models]
-    if not (calibrate or any(forgetful)):
+    memories = remembers(run.config.methods[run.method]) and any(model.client is not None for model in models)
+    if not (calibrate or memories):
         return list(models)
     with images_of(run, cache, reporter) as opened:
-        whole = [
-            replace(model, params=replace(model.params, memory=opened.runner.memory(model.client))) if lacks else model
-            for model, lacks in zip(models, forgetful, strict=True)
-        ]
+        whole = [_with_memory(model, opened) if memories else model for model in models]
         return [_with_temperature(model, opened) for model in whole] if calibrate else whole
+
+
+def _with_memory(model: Classifier, opened: OpenRun) -> Classifier:
+    if model.client is None:  # the shared part remembers nothing
+        return model
+    return replace(model, params=replace(model.params, memory=opened.runner.memory(model.client)))
 
 
 def _with_temperature(model: Classifier, opened: OpenRun) -> Classifier:

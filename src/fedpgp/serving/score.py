@@ -3,10 +3,10 @@
 Letters: n images, C classes, B bins.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,7 @@ from fedpgp.data.cache import cache_directory
 from fedpgp.data.features import SplitPart, ViewFeatures, token_features
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.preprocess import CENTRE
-from fedpgp.data.sources.dataset import place_of
-from fedpgp.data.sources.names import plain
+from fedpgp.data.sources.dataset import name_of
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation import scoring
 from fedpgp.evaluation.inference import PIECE, kind_of
@@ -31,10 +30,10 @@ from fedpgp.runtime.validation import texts, whole_number
 from fedpgp.serving.classifier import Classes, Classifier, backbone_of, model_of, with_checkpoint
 from fedpgp.serving.labelled import LabelledImages, labelled_images
 from fedpgp.serving.memory import remembers, with_images
+from fedpgp.serving.score_tables import FRAMES, Answers, ScoreTables
 
-ALL = "all"
+ALL: Final = "all"
 OWN_TENSORS = ("private/", "kept/", "received/")  # of clients, in the prompts of a run
-FIGURES = ("accuracy", "macro_accuracy", "own_accuracy", "calibration_error")
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +86,15 @@ class Score:
 
     def __repr__(self) -> str:
         return f"fedpgp.Score: {self.method} on {self.folder}, {len(self.models)} models, see its field models"
+
+    def counts(self, model: str) -> NDArray[np.int64]:
+        """Return the confusion matrix of a model, [C, C]: images by true class (rows) and predicted class (columns)."""
+        # By position, because a class may have the name of a column.
+        rows = self.confusion[(self.confusion.iloc[:, 0] == model).to_numpy()]
+        places = {name: place for place, name in enumerate(self.candidates)}
+        counts = np.zeros((len(places), len(places)), dtype=np.int64)
+        counts[[places[name] for name in rows.iloc[:, 1]]] = rows.iloc[:, 2:]
+        return counts
 
     def as_json(self) -> dict[str, Any]:
         """Return the score without confusion and predictions; a missing figure is None."""
@@ -161,18 +169,15 @@ def score(
     for number, model in enumerate(models, 1):
         answers.append(_answers(model, features, model.read(found.candidates)))
         reporter.progress("scoring models", number, len(models), model.owner)
-    where = [_name(found, image) for image in found.images[kept].tolist()]
-    frames = _Frames(run, found.candidates, targets, where)
+    where = [name_of(found.dataset.image, image) for image in found.images[kept].tolist()]
+    tables = ScoreTables(run, found.candidates, targets, where)
     errors = scoring.calibration_errors([(a.confidence, a.predicted == targets) for a in answers])
-    tables = [frames.of(*each) for each in zip(models, answers, errors, strict=True)]
-    return Score(
-        run.method,
-        folder,
-        found.candidates,
-        *(pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)),
-        notes=(*notes, *found.notes),
-        left_out=(*found.left_out, *unreadable),
-    )
+    rows = [tables.of(*each) for each in zip(models, answers, errors, strict=True)]
+    joined = {
+        name: pd.concat(parts, ignore_index=True) for name, parts in zip(FRAMES, zip(*rows, strict=True), strict=True)
+    }
+    left_out = (*found.left_out, *unreadable)
+    return Score(run.method, folder, found.candidates, **joined, notes=(*notes, *found.notes), left_out=left_out)
 
 
 def _models(run: Run, backbone: Backbone, client: int | str | None) -> tuple[list[Classifier], list[str]]:
@@ -181,17 +186,19 @@ def _models(run: Run, backbone: Backbone, client: int | str | None) -> tuple[lis
         assert not isinstance(client, str), "`score` checks it"
         return [model_of(run, backbone, client)], []
     models, notes = [], []
-    try:
-        models.append(model_of(run, backbone, None))
-    except ConfigError as error:
-        notes.append(f"{error.finding[:1].upper()}{error.finding[1:]}.")
-    own = any(name.startswith(OWN_TENSORS) for name in run.prompts) or remembers(run.config.methods[run.method])
-    if own:
-        models += [model_of(run, backbone, number) for number in range(run.results["task"]["clients"])]
+    task, method = run.results["task"], run.config.methods[run.method]
+    if any(name.startswith(OWN_TENSORS) for name in run.prompts) or remembers(method):
+        models = [model_of(run, backbone, number) for number in range(task["clients"])]
     elif run.results["private"]:
         notes.append("The clients' private parts stayed on their machines. Only the shared part is scored.")
     else:
         notes.append(f"All clients of {run.method} have the shared part.")
+    try:
+        models.insert(0, model_of(run, backbone, None))
+    except ConfigError as error:
+        if not models:
+            raise
+        notes.append(f"{error.problem[:1].upper()}{error.problem[1:]}. Only the clients are scored.")
     return models, notes
 
 
@@ -199,125 +206,31 @@ def _features(
     run: Run, backbone: Backbone, found: LabelledImages, cache: Path | str | None, reporter: Reporter
 ) -> tuple[NDArray[np.int64], ImageFeatures, list[str]]:
     """Return which of the images can be read, as positions, their features, and sentences about the other images."""
-    method, directory = run.config.methods[run.method], cache_directory(cache)
-    chosen, progress = found.dataset.select(found.images), reporter.progress
-    whole = ViewFeatures(backbone.image, chosen, directory, skip_bad_images=True, progress=progress).load()[0]
-    kept = np.array([place for place in range(len(chosen)) if place not in whole.undecodable], dtype=np.int64)
-    if not len(kept):
+    method, directory, dataset = run.config.methods[run.method], cache_directory(cache), found.dataset
+    # All images of the dataset are encoded, so that the cache serves any choice of classes.
+    view = ViewFeatures(backbone.image, dataset, directory, skip_bad_images=True, progress=reporter.progress)
+    whole = view.load()[0]
+    kept = np.flatnonzero(~np.isin(found.images, list(whole.undecodable)))
+    images = found.images[kept]
+    if not len(images):
         remedy = "Replace the files"
-        raise DataError(f"none of {len(chosen)} images can be read", where=found.dataset.name, remedy=remedy)
-    pooled = whole.features[torch.from_numpy(kept)].to(backbone.image.device)
-    bad = [f"{_name(found, found.images[i])} cannot be read: {why}." for i, why in sorted(whole.undecodable.items())]
+        raise DataError(f"none of {len(found.images)} images can be read", where=dataset.name, remedy=remedy)
+    pooled = whole.features[torch.from_numpy(images)].to(backbone.image.device)
+    faults = {image: whole.undecodable[image] for image in found.images.tolist() if image in whole.undecodable}
+    bad = [f"{name_of(dataset.image, image)} cannot be read: {fault}." for image, fault in faults.items()]
     kind = kind_of(method)
     if kind is None:
         return kept, ImageFeatures(pooled), bad
     half = run.config.data.token_precision == "float16"
-    part = SplitPart(chosen, kept, kind, [CENTRE])
-    (tokens,) = token_features(backbone.image, [part], directory, half=half, progress=progress, notice=reporter.notice)
-    return kept, ImageFeatures(pooled, tokens.kept, tokens.places[torch.from_numpy(kept)]), bad
+    part = SplitPart(dataset, images, kind, [CENTRE])
+    (tokens,) = token_features(
+        backbone.image, [part], directory, half=half, progress=reporter.progress, notice=reporter.notice
+    )
+    return kept, ImageFeatures(pooled, tokens.kept, tokens.places[torch.from_numpy(images)]), bad
 
 
-def _name(found: LabelledImages, image: int) -> str:
-    return place_of(found.dataset.image, image) or f"image {image}"
-
-
-class _Answers(NamedTuple):
-    """The predicted class [n] of each image, and its probability [n]."""
-
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-
-
-def _answers(model: Classifier, images: ImageFeatures, classes: Classes) -> _Answers:
+def _answers(model: Classifier, images: ImageFeatures, classes: Classes) -> Answers:
     pieces = (images[at : at + PIECE] for at in range(0, len(images), PIECE))
     answers = [model.probabilities(model.answer(piece, classes)).max(-1) for piece in pieces]
     confidence, predicted = (torch.cat(part).cpu().numpy() for part in zip(*answers, strict=True))
-    return _Answers(predicted, confidence)
-
-
-@dataclass(frozen=True)
-class _Frames:
-    """The frames of a `Score` for one model after the other.
-
-    Attributes
-    ----------
-    run
-        The run.
-    names
-        C candidates.
-    targets
-        [n] the columns of the true classes.
-    images
-        n names of the images.
-    """
-
-    run: Run
-    names: tuple[str, ...]
-    targets: NDArray[np.int64]
-    images: list[str]
-
-    def of(self, model: Classifier, answers: _Answers, error: scoring.Interval) -> Iterator[pd.DataFrame]:
-        """Yield the model's rows of models, classes, confusion, reliability and predictions."""
-        names, targets, (predicted, confidence) = self.names, self.targets, answers
-        correct, whose = predicted == targets, model.owner.removeprefix("the ")
-        own = self._own(model.client)
-        figures = dict(
-            zip(
-                FIGURES,
-                (
-                    scoring.accuracy(correct),
-                    scoring.macro_accuracy(correct, targets),
-                    scoring.accuracy(correct[own[targets]]),
-                    error,
-                ),
-                strict=True,
-            )
-        )
-        row = {"model": whose, "client": model.client, "images": len(targets), "temperature": model.temperature}
-        for name, figure in figures.items():
-            row |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-        yield pd.DataFrame([row]).astype({"client": "Int64"})
-
-        counts = scoring.confusion(targets, predicted, len(names))
-        images, right = counts.sum(1), counts.diagonal()
-        low, high = scoring.wilson(right, images)
-        wrong = counts - np.diag(right)
-        trained = {plain(name) for name in model.base}
-        yield pd.DataFrame(
-            {
-                "model": whose,
-                "class": names,
-                "trained": [plain(name) in trained for name in names],
-                "own": own,
-                "images": images,
-                "accuracy": 100 * right / np.where(images > 0, images, np.nan),
-                "low": low,
-                "high": high,
-                "mistaken_for": [names[row.argmax()] if row.any() else "" for row in wrong],
-            }
-        )
-
-        rows = np.flatnonzero(images)
-        about = pd.DataFrame({"model": whose, "truth": [names[row] for row in rows]})
-        yield pd.concat([about, pd.DataFrame(counts[rows], columns=list(names))], axis=1)
-
-        edges = 100 * np.arange(scoring.BINS + 1) / scoring.BINS
-        found = asdict(scoring.reliability(confidence, correct))
-        yield pd.DataFrame({"model": whose, "from": edges[:-1], "to": edges[1:], **found})
-
-        said = np.array(names, dtype=object)
-        yield pd.DataFrame(
-            {
-                "model": whose,
-                "image": self.images,
-                "truth": said[targets],
-                "predicted": said[predicted],
-                "probability": confidence,
-            }
-        )
-
-    def _own(self, client: int | None) -> NDArray[np.bool_]:
-        """Return [C] whether a client trained on each candidate; nothing for the shared part."""
-        clients = {row["client"]: row["classes"] for row in self.run.results["clients"]}
-        own = {plain(name) for name in clients.get(client, ())}
-        return np.array([plain(name) in own for name in self.names], dtype=np.bool_)
+    return Answers(predicted, confidence)
