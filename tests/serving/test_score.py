@@ -14,6 +14,7 @@ from raising import raises
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
 import fedpgp
+from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import calibration_error
 
@@ -293,3 +294,26 @@ def test_the_matrix_of_many_classes_has_the_hardest_hundred(score, held_out):
     assert len(domain) == 100
     assert {"class 129", "class 000", "class 005", "class 006"} <= set(domain)
     assert "of 130" in chart["title"]["subtitle"]
+
+
+def test_the_dataset_of_the_run_is_known_under_another_path(run, held_out, cache, small_source, monkeypatch):
+    monkeypatch.setattr("fedpgp.serving.labelled.load_source", load_source)
+    found = fedpgp.load_run(run)
+    data = replace(found.config.data, source=str(held_out))
+    whole = load_source(data)
+    trained = {**found.provenance, "images": {"train": whole.train.fingerprint}}
+    moved = replace(found, config=replace(found.config, data=replace(data, source="gone")), provenance=trained)
+    assert fedpgp.score(moved, held_out, client=None, cache=cache).models.loc[0, "images"] == len(whole.test)
+
+
+def test_clients_whose_parts_stayed_elsewhere_are_named(runs, held_out, cache):
+    def without_clients(name):
+        found = fedpgp.load_run(runs[name])
+        shared = {key: found.prompts[key] for key in found.prompts if key.startswith("shared/")}
+        return replace(found, prompts=shared)
+
+    found = fedpgp.score(without_clients("fedpgp"), held_out, cache=cache)
+    assert found.models["model"].tolist() == ["shared part"]
+    assert "stayed on their machines" in found.notes[0]
+    with raises(ConfigError, where="client", problem="cannot predict without"):
+        fedpgp.score(without_clients("local"), held_out, cache=cache)

@@ -6,18 +6,16 @@ Letters: n images, C classes.
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, ImageDataset, load_source, load_target, pictograms, read_listing
-from fedpgp.data.sources.listing import UNLABELLED, to_target
+from fedpgp.data.sources.listing import UNLABELLED, Listing, to_source, to_target
 from fedpgp.data.sources.names import plain
-from fedpgp.errors import ConfigError, shown
+from fedpgp.errors import ConfigError, DataError, shown
 from fedpgp.results.run import Run
-from fedpgp.runtime.files import exists
 from fedpgp.serving.classifier import check_names
 
 SHOWN = 5  # names in a sentence
@@ -117,13 +115,14 @@ def labelled_images(run: Run, data: DataConfig, classes: Sequence[str] | None) -
 
 def _images_of(run: Run, data: DataConfig) -> tuple[ImageDataset, list[str], list[str]]:
     """Return the images of a source that are tested, and sentences about the other images: notes, and left out."""
-    if _is_same(data.source, run.config.data.source):
-        test = load_source(run.config.data).test
+    embedded = data.source == pictograms.NAME
+    listing = None if embedded else read_listing(data)
+    if data.source == run.config.data.source or (listing is not None and _is_of_run(run, data, listing)):
+        test = load_source(replace(run.config.data, source=data.source)).test
         assert test is not None, "the test split was read"
         return test, [f"The run was trained on images of {data.source}. Only its {len(test)} test images count."], []
-    if data.source == pictograms.NAME:
+    if listing is None:
         return load_target(data), [], []
-    listing = read_listing(data)
     dataset = to_target(listing)
     notes = []
     if len(dataset) < len(listing.labels):  # then the source has splits
@@ -133,8 +132,12 @@ def _images_of(run: Run, data: DataConfig) -> tuple[ImageDataset, list[str], lis
     return dataset, notes, [f"Images of {data.source} without a label: {unlabelled}."] if unlabelled else []
 
 
-def _is_same(source: str, other: str) -> bool:
-    return source == other or (exists(source) and exists(other) and Path(source).samefile(other))
+def _is_of_run(run: Run, data: DataConfig, listing: Listing) -> bool:
+    """Return whether a listing has the training images of a run, perhaps under another path."""
+    try:
+        return to_source(listing, data).train.fingerprint == run.provenance["images"]["train"]
+    except (DataError, LookupError):
+        return False
 
 
 def _some(names: Sequence[str]) -> str:
