@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedpgp.runs.join import join
     from fedpgp.runs.run import compare, resume, rounds, run
     from fedpgp.serving.classifier import Classifier, load
+    from fedpgp.serving.score import Score, score
     from fedpgp.studies.ablation import ablate, load_ablation, resume_ablation
     from fedpgp.studies.reproduction import load_reproduction, reproduce, resume_reproduction
     from fedpgp.studies.sweep import load_sweep, resume_sweep, sweep
@@ -35,6 +36,7 @@ __all__ = [
     "ProgressBars",
     "Reporter",
     "Run",
+    "Score",
     "Silent",
     "__version__",
     "ablate",
@@ -55,6 +57,7 @@ __all__ = [
     "resume_tuning",
     "rounds",
     "run",
+    "score",
     "sweep",
     "tune",
 ]
@@ -69,6 +72,7 @@ _HOMES = {  # module -> its public names, which are imported at their first use
     "runs.join": ["join"],
     "runs.run": ["compare", "resume", "rounds", "run"],
     "serving.classifier": ["Classifier", "load"],
+    "serving.score": ["Score", "score"],
     "studies.ablation": ["ablate", "load_ablation", "resume_ablation"],
     "studies.reproduction": ["load_reproduction", "reproduce", "resume_reproduction"],
     "studies.sweep": ["load_sweep", "resume_sweep", "sweep"],

@@ -203,7 +203,7 @@ def test_help_of_arguments_is_printed(command: Command) -> None:
 
 def test_every_command_has_examples_that_can_be_typed() -> None:
     commands = all_commands("federate")
-    assert len(commands) == 22
+    assert len(commands) == 23
     for command in commands:
         lines = re.findall(r"\[bold\](?:.*\| )?fedpgp (.*?)(?: > .*)?\[/\]", command.epilog or "")
         assert lines, command.name

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -87,18 +88,33 @@ def test_the_commands_of_the_page_on_runs_work(small, pictograms, cache, command
     Path("photos").mkdir()
     for i in range(2):
         pictograms.test.image(i).save(f"photos/{i}.png")
+        folder = Path("held-out", pictograms.class_names[pictograms.test.labels[i]])
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f"photos/{i}.png", folder)
     lines = "".join(re.findall(r"```console\n(.*?)```", USING, flags=re.DOTALL)).splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         if not line.startswith("$ pip"):
             run(command, line)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("out", "photos", "report.html", "figures", "found.csv", "prompt", "head", "clip", "served")
+        *(
+            "out",
+            "photos",
+            "held-out",
+            "report.html",
+            "figures",
+            "found.csv",
+            "scores",
+            "prompt",
+            "head",
+            "clip",
+            "served",
+        )
     }
-    reporter, classify = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
+    reporter, classify, scored = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
     plain = fedpgp.compare
     monkeypatch.setattr(fedpgp, "compare", lambda *given, **more: plain(*given, **more, cache=cache), raising=False)
-    exec(classify + reporter, {})  # the page's own code is tested
+    exec(classify + scored + reporter, {})  # the page's own code is tested
 
 
 TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from fedpgp.serving.classifier import Classifier, calibrated, load
 from fedpgp.serving.export import export
-from fedpgp.serving.memory import remembers, with_memory, with_temperature
+from fedpgp.serving.memory import with_images
 
 # One method of each kind: shared only, kept, received, deep and visual prompts, memory, image adapter, network.
 KINDS = (
@@ -79,9 +79,7 @@ def test_a_loaded_model_answers_as_it_did_in_the_run(runs, cache, name):
     with open_setup(run.config, [name], [0], Execution(cache=cache)) as setup:
         task, tests = setup.tasks[0], setup.data(run.config.methods[name], 0).tests
     for client in (0, len(task.clients) - 1):
-        model = load(run, client)
-        if remembers(model.method):
-            model = with_memory(model, run, cache, None)
+        (model,) = with_images([load(run, client)], run, cache, None)
         for kind in ("base", "novel"):
             test = task.tests[kind]
             names = [test.dataset.class_names[label] for label in test.classes]
@@ -159,7 +157,7 @@ def test_the_temperature_is_the_one_that_makes_logits_likeliest(run, cache):
     tried = torch.logspace(-1, 1, 2001)
     losses = [torch.nn.functional.cross_entropy(logits / t, targets) for t in tried]
     assert calibrated(model, logits, targets).temperature == pytest.approx(float(tried[np.argmin(losses)]), rel=2e-3)
-    found = with_temperature(model, fedpgp.load_run(run), cache, None)
+    (found,) = with_images([model], fedpgp.load_run(run), cache, None, calibrate=True)
     assert 1e-3 < found.temperature < 1e3
     assert found.temperature != 1.0
 

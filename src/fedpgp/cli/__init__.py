@@ -32,6 +32,7 @@ from fedpgp.cli.printing import err, out, say
 from fedpgp.cli.report import report
 from fedpgp.cli.reproduce import reproduce
 from fedpgp.cli.run import run
+from fedpgp.cli.score import score
 from fedpgp.cli.show import show
 from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
@@ -52,8 +53,8 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 app.add_typer(federate_app, name="federate")
-COMMANDS: list[Command] = [compare, run, join, predict, export, report, show, methods, config]  # the order of the help
-COMMANDS += [bench, tune, ablate, sweep, reproduce, doctor, demo]
+COMMANDS: list[Command] = [compare, run, join, predict, score, export, report, show, methods]  # the order of the help
+COMMANDS += [config, bench, tune, ablate, sweep, reproduce, doctor, demo]
 for function in COMMANDS:
     command(app)(function)
 

@@ -97,6 +97,20 @@ ClassNames = Annotated[
         show_default="the classes of the run",
     ),
 ]
+MovedCheckpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Directory or file of the run's checkpoint, if the checkpoint was moved.",
+        show_default="backbone.checkpoint of the run",
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate", help="Divide the logits by a temperature that is fitted to the run's validation images."
+    ),
+]
 
 SHORT_FORMS = {  # option -> the field that it sets
     "data": "data.source",

@@ -17,7 +17,17 @@ from rich.progress import track
 from rich.text import Text
 
 import fedpgp
-from fedpgp.cli.options import Cache, ClassNames, Client, Device, FinishedRun, Quiet, class_names
+from fedpgp.cli.options import (
+    Cache,
+    Calibrate,
+    ClassNames,
+    Client,
+    Device,
+    FinishedRun,
+    MovedCheckpoint,
+    Quiet,
+    class_names,
+)
 from fedpgp.cli.printing import err, print_listing, say
 from fedpgp.errors import shown
 
@@ -50,20 +60,8 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of printing it.")
     ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            help="Directory or file of the run's checkpoint, if the checkpoint was moved.",
-            show_default="backbone.checkpoint of the run",
-        ),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", help="Divide the logits by a temperature that is fitted to the run's validation images."
-        ),
-    ] = False,
+    checkpoint: MovedCheckpoint = None,
+    calibrate: Calibrate = False,
     cache: Cache = None,
     device: Device = None,
     quiet: Quiet = False,
@@ -80,15 +78,12 @@ def predict(
     from fedpgp.results.run_store import writing
     from fedpgp.runtime.files import new_file
     from fedpgp.serving.classifier import load, with_checkpoint
-    from fedpgp.serving.memory import remembers, with_memory, with_temperature
+    from fedpgp.serving.memory import with_images
 
     files, names = image_files(images), class_names(classes)
     finished = with_checkpoint(fedpgp.load_run(run), checkpoint)
-    model = load(finished, client, device=device)
-    if client is not None and remembers(model.method):
-        model = with_memory(model, finished, cache, None)
+    (model,) = with_images([load(finished, client, device=device)], finished, cache, None, calibrate)
     if calibrate:
-        model = with_temperature(model, finished, cache, None)
         say(f"The temperature is {model.temperature:.3g}, fitted to the run's validation images.")
     read = model.read(names)
     stream = model.stream(files, read)

@@ -104,9 +104,13 @@ class FilePictures:
     def file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index].as_py())
 
+    def name(self, index: int) -> str:
+        """Return the file as text."""
+        return shown(self.file(index))
+
     def place(self, index: int) -> str:
         """Return the file, and the row of the table that lists it."""
-        file = shown(self.file(index))
+        file = self.name(index)
         return f"{file}, row {index + 1} of {self.listed}" if self.in_rows else file
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:

@@ -32,7 +32,7 @@ class DataConfig:
     split_column: str = Field(default="", description="Column of a table with the splits: train, validation or test")
     drop_unlabelled: bool = Field(
         default=False,
-        description="Leave out table rows whose label is empty or −1",
+        description="Leave out table rows whose label is empty or −1, and images outside the folders of the classes",
     )
     drop_unused_classes: bool = Field(default=False, description="Leave out classes without an image")
     follow_links: bool = Field(default=False, description="Follow links to images and folders outside of the directory")

@@ -156,6 +156,11 @@ def calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np
     bins
         Number of bins of equal width, (k/bins, (k+1)/bins].
     """
-    place = np.clip(np.ceil(np.asarray(confidence, dtype=np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = bin_of(confidence, bins)
     gap = np.bincount(place, np.asarray(confidence, dtype=np.float64) - correct, minlength=bins)
     return float(100 * np.abs(gap).sum() / len(confidence))
+
+
+def bin_of(confidence: NDArray[np.floating[Any]], bins: int) -> NDArray[np.int64]:
+    """Return [n] the bin of each confidence from 0 to 1, of bins (k/bins, (k+1)/bins]; 0 is in the first bin."""
+    return np.clip(np.ceil(np.asarray(confidence, dtype=np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp.aggregators import Download, Server, Tensors
-from fedpgp.config import ExperimentConfig, load_config, parse_change
+from fedpgp.config import ExperimentConfig
 from fedpgp.data.client_task import OWN
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError
@@ -22,6 +22,7 @@ from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import figures, named
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, open_run
+from fedpgp.runs.tasks import data_elsewhere
 from fedpgp.runtime.files import write
 from fedpgp.runtime.validation import whole_number
 
@@ -101,19 +102,7 @@ def join(
 
 def _config(run: Run, data: str, changes: Sequence[str], shots: int, device: str | None) -> ExperimentConfig:
     """Return the run's config with another dataset, whose images all belong to one client."""
-    keys = []
-    for section, key, _ in map(parse_change, changes):
-        if section != "data" or key == "source":
-            raise ConfigError(
-                where="--set",
-                allowed="a setting of [data] other than data.source when a client joins",
-                got=f"{section}.{key}",
-                remedy="Leave it out: --data is the directory of the images, and all other settings come from the run",
-            )
-        keys.append(key)
-    given = load_config(changes=changes).data
-    own = {"layout": "auto", "names": "", **{key: getattr(given, key) for key in keys}}
-    config = replace(run.config, data=replace(run.config.data, source=data, **own))
+    config = replace(run.config, data=data_elsewhere(run.config.data, data, changes))
     if device is not None:
         config = replace(config, backbone=replace(config.backbone, device=device))
     task = replace(config.task, partition=OWN, clients=1, new_clients=0, shots=shots, held_out=(), targets=())

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedpgp.config import ExperimentConfig
+from fedpgp.config import ExperimentConfig, load_config, parse_change
 from fedpgp.data.client_task import OWN, own_task
 from fedpgp.data.protocols import task_of
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, check_used, load_source, load_target
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
@@ -58,3 +59,35 @@ def load_tasks(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, 
         check_used(config.data)
     source = with_targets(config, load_source(config.data, splits))
     return source, {seed: make_task(config, source, seed) for seed in seeds}
+
+
+def data_elsewhere(data: DataConfig, source: str, changes: Sequence[str]) -> DataConfig:
+    """Return the settings of a run's images with another source, whose layout and names are its own.
+
+    Parameters
+    ----------
+    data
+        The section [data] of the run.
+    source
+        The other data.source.
+    changes
+        How its images are read, such as "data.image_column=file".
+
+    Raises
+    ------
+    ConfigError
+        If a change is not a setting of [data], or is data.source.
+    """
+    keys = []
+    for section, key, _ in map(parse_change, changes):
+        if section != "data" or key == "source":
+            raise ConfigError(
+                where="--set",
+                allowed="a setting of [data] other than data.source",
+                got=f"{section}.{key}",
+                remedy="Leave it out: --data or FOLDER names the images, and all other settings come from the run",
+            )
+        keys.append(key)
+    given = load_config(changes=changes).data
+    own = {"layout": "auto", "names": "", **{key: getattr(given, key) for key in keys}}
+    return replace(data, source=source, **own)

@@ -285,6 +285,18 @@ def load(
     """
     client = None if client is None else whole_number(client, "client", 0)
     run = with_checkpoint(run if isinstance(run, Run) else load_run(run), checkpoint)
+    return model_of(run, backbone_of(run, device), client)
+
+
+def model_of(run: Run, backbone: Backbone, client: int | None) -> Classifier:
+    """Return a model of a run with its dual encoder, which is loaded once for several models; raises as `load`."""
+    method, task = run.config.methods[run.method], run.results["task"]
+    params = params_of(run, method, backbone, client)
+    return Classifier(method, params, backbone, tuple(task["base_names"]), tuple(task["templates"]), client)
+
+
+def backbone_of(run: Run, device: str | None) -> Backbone:
+    """Return the dual encoder of a run, for models of the run; raises as `load`."""
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
         raise ConfigError(
@@ -315,8 +327,7 @@ def load(
             where=f"checkpoint {settings.checkpoint!r}",
             remedy="Download the original again, or give its path with --checkpoint (in Python, checkpoint=)",
         )
-    method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
-    return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)
+    return backbone
 
 
 def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) -> Params:

@@ -1,6 +1,6 @@
 """Parts of a model that need images, which a run directory does not contain: a client's memory and the temperature."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,25 +53,42 @@ def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> 
         yield opened
 
 
-def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None) -> Classifier:
-    """Return the classifier with its client's memory of the training images."""
-    assert classifier.client is not None, "the shared part remembers nothing"
+def with_images(
+    models: Sequence[Classifier], run: Run, cache: Path | str | None, reporter: Reporter | None, calibrate: bool = False
+) -> list[Classifier]:
+    """Return models of a run with the parts that need the run's images, which are opened only if a model needs them.
+
+    A client of a method that remembers gets its memory of the training images.
+
+    Parameters
+    ----------
+    models, run
+        The models and their run.
+    cache, reporter
+        As in `images_of`.
+    calibrate
+        Give each model the temperature that fits the validation images of its client, or of all base classes.
+    """
+    memories = remembers(run.config.methods[run.method]) and any(model.client is not None for model in models)
+    if not (calibrate or memories):
+        return list(models)
     with images_of(run, cache, reporter) as opened:
-        memory = opened.runner.memory(classifier.client)
-    return replace(classifier, params=replace(classifier.params, memory=memory))
+        whole = [_with_memory(model, opened) if memories else model for model in models]
+        return [_with_temperature(model, opened) for model in whole] if calibrate else whole
 
 
-def with_temperature(
-    classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None
-) -> Classifier:
-    """Return the classifier with the temperature that fits validation images of its client, or of all base classes."""
-    with images_of(run, cache, reporter) as opened:
-        task = opened.task
-        images: ImageFeatures = opened.data.tests["validation"]
-        chosen = np.ones(len(images), dtype=np.bool_)
-        if classifier.client is not None:
-            (chosen,) = own_images(task, [task.clients[classifier.client]], "validation")
-        places = torch.from_numpy(np.flatnonzero(chosen))
-        targets = torch.from_numpy(task.validation.targets)[places]
-        logits = classifier.answer(images[places], classifier.read())
-    return calibrated(classifier, logits, targets)
+def _with_memory(model: Classifier, opened: OpenRun) -> Classifier:
+    if model.client is None:  # the shared part remembers nothing
+        return model
+    return replace(model, params=replace(model.params, memory=opened.runner.memory(model.client)))
+
+
+def _with_temperature(model: Classifier, opened: OpenRun) -> Classifier:
+    task = opened.task
+    images: ImageFeatures = opened.data.tests["validation"]
+    chosen = np.ones(len(images), dtype=np.bool_)
+    if model.client is not None:
+        (chosen,) = own_images(task, [task.clients[model.client]], "validation")
+    places = torch.from_numpy(np.flatnonzero(chosen))
+    targets = torch.from_numpy(task.validation.targets)[places]
+    return calibrated(model, model.answer(images[places], model.read()), targets)

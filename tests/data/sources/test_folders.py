@@ -9,7 +9,7 @@ from disk import listing, save
 from raising import raises
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import layout_of, load_source
+from fedpgp.data.sources import check_used, layout_of, load_source
 from fedpgp.errors import DataError
 
 
@@ -211,6 +211,17 @@ def test_images_at_another_depth_are_not_left_out_silently(tree, stray):
     with raises(DataError) as error:
         listing(root)
     assert str(Path(stray).parent) in f"{error.value.where} {error.value.problem}"
+
+
+def test_images_outside_the_folders_of_classes_are_left_out_if_asked(tree):
+    root = tree("ant/1.png", "bee/1.png", "1.png", "2.png")
+    with raises(DataError, where="1.png", remedy="--set data.drop_unlabelled=true"):
+        listing(root)
+    found = listing(root, drop_unlabelled=True)
+    assert found.class_names == ("ant", "bee")
+    assert found.ignored == {"image without a label": 2}
+    assert len(load_source(DataConfig(source=str(root), drop_unlabelled=True)).class_names) == 2
+    check_used(DataConfig(source=str(root), drop_unlabelled=True))
 
 
 def test_links_are_followed_inside_only(tree, tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import caltech101, hugging_face, known, known_folders, pictograms
+from fedpgp.data.sources import caltech101, folder, hugging_face, known, known_folders, pictograms
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source, StoredFeatures
 from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
@@ -19,9 +19,10 @@ from fedpgp.errors import DataError, nearest, shown
 from fedpgp.runtime.files import exists
 
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "check_used", "load_source", "load_target"]
-OF_TABLES = (*(f"{role}_column" for role in ("image", "label", "domain", "client", "split")), "drop_unlabelled")
+OF_TABLES = tuple(f"{role}_column" for role in ("image", "label", "domain", "client", "split"))
 TABLES = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
-OF_FILES = ("layout", "names", *OF_TABLES, "drop_unused_classes", "follow_links", "test_share", "validation_share")
+OF_SOME = (*OF_TABLES, "drop_unlabelled", "follow_links")  # that only some layouts read
+OF_FILES = ("layout", "names", *OF_SOME, "drop_unused_classes", "test_share", "validation_share")
 WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are not separate files
 
 
@@ -52,14 +53,16 @@ def check_used(data: DataConfig) -> None:
     changed = [key for key in OF_FILES if getattr(data, key) != getattr(default, key)]
     if data.source == pictograms.NAME:
         unused, reader = OF_FILES, "the embedded pictograms"
-    elif not {*OF_TABLES, "follow_links"} & {*changed}:
+    elif not {*OF_SOME} & {*changed}:
         return  # before the layout is looked for on the disk
     else:
         if data.source.startswith(hugging_face.HUB):
             layout = hugging_face.LAYOUT
         else:
             layout = "coop" if caltech101.stands_in(data) else located(data)[1]
-        unused = (*(() if layout in TABLES else OF_TABLES), *(("follow_links",) if layout in WITHOUT_LINKS else ()))
+        unused = () if layout in TABLES else OF_TABLES
+        unused += () if layout in TABLES or layout in folder.ABOUT else ("drop_unlabelled",)
+        unused += ("follow_links",) if layout in WITHOUT_LINKS else ()
         reader = f"the layout {layout}"
     for key in changed:
         if key in unused:

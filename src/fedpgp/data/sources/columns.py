@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.folder import split_numbers
-from fedpgp.data.sources.listing import ChosenPictures, Listing
+from fedpgp.data.sources.listing import UNLABELLED, ChosenPictures, Listing
 from fedpgp.data.sources.names import INTEGER, named, superclasses_of
 from fedpgp.errors import DataError
 
@@ -25,7 +25,7 @@ USUAL: Mapping[str, str] = {
 }
 NEEDED = (IMAGE, LABEL)
 FOLDS = ("fold", "set", "partition")  # columns whose numbers are parts of a cross-validation
-UNLABELLED = "-1"
+NO_CLASS = "-1"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FRACTION = re.compile(r".*[.eE].*")  # not a class if integers are written without a point
 LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
@@ -140,10 +140,10 @@ def described(
         return tuple(names), np.array([order[value] for value in values], dtype=np.int64)[codes]
 
     values, codes = codes_of(LABEL)
-    if UNLABELLED in values and all(map(INTEGER.fullmatch, values)):
-        row = int(np.argmax(codes == values.index(UNLABELLED)))
+    if NO_CLASS in values and all(map(INTEGER.fullmatch, values)):
+        row = int(np.argmax(codes == values.index(NO_CLASS)))
         raise DataError(
-            f"the label {UNLABELLED} is not a class",
+            f"the label {NO_CLASS} is not a class",
             where=f"{where}, {place(row)}, column {columns[LABEL]!r}",
             remedy="Leave such rows out with --set data.drop_unlabelled=true",
         )
@@ -161,7 +161,7 @@ def described(
     else:
         names, labels = named(values, codes, where, data, place, needed=True)
     splits = None
-    ignored = {"row without a label": unlabelled} if unlabelled else {}
+    ignored = {UNLABELLED[0]: unlabelled} if unlabelled else {}
     if SPLIT in columns:
         words, of_split = codes_of(SPLIT)
         if columns[SPLIT].strip().casefold() in FOLDS and not data.split_column and all(map(INTEGER.fullmatch, words)):
@@ -224,7 +224,7 @@ def _labelled(column: Any, where: str) -> NDArray[np.int64]:
     """Return the rows whose label is neither empty nor, among integers, −1."""
     values, codes = _typed(*_encoded(column, LABEL, where), boolean=True)
     integers = all(value == "" or INTEGER.fullmatch(value) for value in values)
-    missing = [place for place, value in enumerate(values) if value == "" or (integers and value == UNLABELLED)]
+    missing = [place for place, value in enumerate(values) if value == "" or (integers and value == NO_CLASS)]
     return np.flatnonzero(~np.isin(codes, missing))
 
 

@@ -158,10 +158,18 @@ class SelectedPictures:
     def place(self, index: int) -> str:
         return place_of(self.image, int(self.indices[index]))
 
+    def name(self, index: int) -> str:
+        return name_of(self.image, int(self.indices[index]))
+
 
 def place_of(pictures: Callable[[int], Image.Image], index: int) -> str:
     """Return the place of a picture, or "" if it has none."""
     return pictures.place(index) if hasattr(pictures, "place") else ""
+
+
+def name_of(pictures: Callable[[int], Image.Image], index: int) -> str:
+    """Return the file of a picture; the place, or the index, of a picture that has no file of its own."""
+    return pictures.name(index) if hasattr(pictures, "name") else place_of(pictures, index) or f"image {index}"
 
 
 @dataclass(frozen=True)

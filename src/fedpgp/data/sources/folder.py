@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.decode import SUFFIXES, FilePictures, check_inside
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources.listing import Listing
+from fedpgp.data.sources.listing import UNLABELLED, Listing
 from fedpgp.data.sources.names import named
 from fedpgp.errors import DataError, shown
 
@@ -210,7 +210,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
             remedy="Choose a directory, or another data.layout",
         )
     ignored: Counter[str] = Counter()
-    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored, data.follow_links))
+    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored, data))
     paths = [f"{folder}/{name}" for folder, files in contents for name in files]
     if not paths:
         raise DataError(
@@ -246,7 +246,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
 
 
 def _walk(
-    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str], follow_links: bool
+    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str], data: DataConfig
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield every folder `depth` levels down, as a relative path, with the sorted names of its images.
 
@@ -261,7 +261,7 @@ def _walk(
                 ignored["hidden"] += 1
             elif entry.is_dir():
                 if entry.is_symlink():
-                    _check_link(root, above + entry.name, chain, follow_links)
+                    _check_link(root, above + entry.name, chain, data.follow_links)
                 below.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
@@ -277,15 +277,18 @@ def _walk(
                 )
         yield folder, sorted(images)
         return
-    if images:
+    if images and data.drop_unlabelled:
+        ignored[UNLABELLED[1]] += len(images)
+    elif images:
         name = min(images)
-        problem, remedy = "the image is not in the folder of a class", "Move it into one, or away"
+        problem = "the image is not in the folder of a class"
+        remedy = "Move it into one, or leave out all such images with --set data.drop_unlabelled=true"
         if BACKSLASH in name:
             problem, remedy = f"{problem}, and {BACKSLASHES}", UNPACK
         raise DataError(problem, where=str(root / folder / name), remedy=remedy)
     for name in sorted(below):
         deeper = (*chain, os.path.realpath(root / above / name))
-        yield from _walk(root, above + name, depth - 1, deeper, ignored, follow_links)
+        yield from _walk(root, above + name, depth - 1, deeper, ignored, data)
 
 
 def _check_link(root: Path, link: str, chain: tuple[str, ...], follow_links: bool) -> None:

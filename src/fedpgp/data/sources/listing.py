@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source, StoredFeatures
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source, StoredFeatures, name_of
 from fedpgp.data.sources.names import is_text
 from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError, shown
@@ -19,6 +19,7 @@ from fedpgp.runtime.randomness import generator
 
 SEED = 0  # seed of the division into splits, which is part of the data and the same in every run
 TRAIN, VALIDATION, TEST = range(3)
+UNLABELLED = ("row without a label", "image without a label")  # kinds of `Listing.ignored`
 OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")  # a path that may lead out of a directory
 
 
@@ -94,6 +95,9 @@ class ChosenPictures:
 
     def place(self, index: int) -> str:
         return self.pictures.place(int(self.rows[index]))
+
+    def name(self, index: int) -> str:
+        return name_of(self.pictures, int(self.rows[index]))
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         return self.pictures.fingerprint(self.rows[images])
