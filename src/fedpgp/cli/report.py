@@ -41,7 +41,7 @@ def report(
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures needs finished runs. Leave out --live.", param_hint="--figures")
-    from fedpgp.report.page import follow, write_report
+    from fedpgp.report.page.write import follow, write_report
 
     if live:
         say(f"Open {output}. The page is updated until the runs are finished, or until Ctrl-C.")
