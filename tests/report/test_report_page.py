@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedpgp.data.sources import Source
-from fedpgp.report.page import run_details, write_report
+from fedpgp.report.page import run_details
+from fedpgp.report.page.write import write_report
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from fedpgp.backbone.resnet import COUNT, RESNET, STRIDE, ResNetTower
@@ -133,9 +132,7 @@ def to_clip_model(
     model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
     if resnet:
         model.vision_model, model.visual_projection = tower, nn.Linear(projection.shape[1], features)
-    expected, given = (
-        {name: tuple(tensor.shape) for name, tensor in of.items()} for of in (model.state_dict(), named)
-    )
+    expected, given = ({name: tuple(tensor.shape) for name, tensor in of.items()} for of in (model.state_dict(), named))
     _check_shapes(expected, given, where)
     model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=False)
     return model
@@ -203,8 +200,10 @@ def text_state(
 def _text_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of CLIPTextModelWithProjection; importing this model takes seconds."""
     width, inner = config.hidden_size, config.intermediate_size
-    linear = {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
-    linear |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner), "layer_norm1": (width,), "layer_norm2": (width,)}
+    of_layer: dict[str, tuple[int, ...]] = {
+        **{f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")},
+        **{"mlp.fc1": (inner, width), "mlp.fc2": (width, inner), "layer_norm1": (width,), "layer_norm2": (width,)},
+    }
     shapes: dict[str, tuple[int, ...]] = {
         "text_model.embeddings.token_embedding.weight": (config.vocab_size, width),
         "text_model.embeddings.position_embedding.weight": (config.max_position_embeddings, width),
@@ -213,7 +212,7 @@ def _text_shapes(config: Any) -> dict[str, tuple[int, ...]]:
         "text_projection.weight": (config.projection_dim, width),
     }
     for layer in range(config.num_hidden_layers):
-        for name, shape in linear.items():
+        for name, shape in of_layer.items():
             at = f"text_model.encoder.layers.{layer}.{name}"
             shapes |= {f"{at}.weight": shape, f"{at}.bias": shape[:1]}
     return shapes
@@ -242,9 +241,7 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return named
 
 
-def _check_shapes(
-    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str
-) -> None:
+def _check_shapes(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Raise CheckpointError for the first tensor that is missing, unexpected or of another shape."""
     shapes = {name: shape for name, shape in expected.items() if not name.endswith(COUNT)}
     for name in sorted(shapes.keys() | given.keys()):

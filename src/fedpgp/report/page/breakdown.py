@@ -5,6 +5,8 @@ Letters: N clients, C classes.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 import altair as alt
 import numpy as np
@@ -13,18 +15,20 @@ from altair.typing import ChartType
 from numpy.typing import NDArray
 
 from fedpgp.report import charts
+from fedpgp.report.style import COLOURS
 from fedpgp.report.tables import text_table, titles
 from fedpgp.results.formats import Table
 from fedpgp.results.run import Comparison, Run
 
-DOTS = 1500  # most clients, over all runs, with a dot each
-CLIENTS, CLASSES = 40, 100  # most clients and classes in a chart with one row or column for each
-PAIRS = 200  # most confused pairs of classes in the table
-SETS = ("base", "novel")
+DOTS = 600  # most clients, over all runs, with a dot each
+CLIENTS, CLASSES = 30, 100  # most clients and classes in a chart with one row or column for each
+PAIRS = 100  # most confused pairs of classes in the table
+Set = Literal["base", "novel"]
+SETS: tuple[Set, ...] = ("base", "novel")
 
 
 def shown_clients(run: Run) -> Run:
-    """Return the run with at most 40 clients: those with the lowest and the highest Local."""
+    """Return the run with at most 30 clients: those with the lowest and the highest Local."""
     clients = run.results["clients"]
     if len(clients) <= CLIENTS:
         return run
@@ -129,8 +133,8 @@ def gain_quantiles_chart(frame: pd.DataFrame) -> ChartType:
     layers = [
         alt.Chart().mark_rule(strokeDash=[3, 3], color="#888888", aria=False).encode(x=alt.datum(0)),
         base.mark_rule(color="#888888").encode(alt.X("p5:Q", title=title), x2="p95:Q"),
-        base.mark_bar(size=11, color=charts.COLOURS[6]).encode(alt.X("p25:Q", title=title), x2="p75:Q"),
-        base.mark_tick(size=15, thickness=2, color=charts.COLOURS[1]).encode(alt.X("p50:Q", title=title)),
+        base.mark_bar(size=11, color=COLOURS[6]).encode(alt.X("p25:Q", title=title), x2="p75:Q"),
+        base.mark_tick(size=15, thickness=2, color=COLOURS[1]).encode(alt.X("p50:Q", title=title)),
     ]
     return alt.layer(*layers, data=frame, width=1.8 * charts.COLUMN, height=alt.Step(22))
 
@@ -156,12 +160,12 @@ def class_table(comparison: Comparison, method: str) -> Table:
     )
 
 
-def _of_classes(comparison: Comparison, method: str, name: str) -> dict[str, tuple[float, int]]:
+def _of_classes(comparison: Comparison, method: str, name: Set) -> dict[str, tuple[float, int]]:
     """Return class -> its accuracy in percent, the mean over clients and seeds, and its images."""
     rows: dict[str, list[float]] = {}
     images: dict[str, int] = {}
     for run in comparison.of(method):
-        found = run.class_accuracies(name)  # type: ignore[arg-type]
+        found = run.class_accuracies(name)
         if found is None:
             continue
         names = run.results["task"][f"{name}_names"]
@@ -205,17 +209,17 @@ def confusion_frame(run: Run) -> pd.DataFrame:
 def confusion_chart(frame: pd.DataFrame) -> ChartType:
     """Return the confusion matrix: a row for each true class, a column for each predicted class."""
     scale = alt.Scale(domain=list(dict.fromkeys([*frame["truth"], *frame["predicted"]])))
-    axis = {"labelFontSize": 8, "labelOverlap": False, "labelLimit": 120}
+    axis = partial(alt.Axis, labelFontSize=8, labelOverlap=False, labelLimit=120)
     return (
         alt.Chart(frame, width=alt.Step(10), height=alt.Step(10), view=alt.ViewBackground(fill="#ffffff"))
         .mark_rect()
         .encode(
-            alt.X("predicted:N", title="predicted class", scale=scale, axis=alt.Axis(labelAngle=-90, **axis)),
-            alt.Y("truth:N", title="true class", scale=scale, axis=alt.Axis(**axis)),
+            alt.X("predicted:N", title="predicted class", scale=scale, axis=axis(labelAngle=-90)),
+            alt.Y("truth:N", title="true class", scale=scale, axis=axis()),
             color=alt.Color(
                 "share:Q",
                 title="%",
-                scale=alt.Scale(scheme="viridis", reverse=True, type="sqrt", domain=[0, 100]),
+                scale=alt.Scale(scheme="blues", type="sqrt", domain=[0, 100]),
                 legend=charts.STEPS,
             ),
             tooltip=["truth", "predicted", "share"],

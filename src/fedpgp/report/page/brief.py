@@ -1,7 +1,8 @@
 """The question, the setting and the answer of a comparison in words, and its page."""
 
 from fedpgp.evaluation.bootstrap import METRICS, RESAMPLES
-from fedpgp.methods.plugins import is_registered
+from fedpgp.methods import METHODS
+from fedpgp.methods.plugins import installed
 from fedpgp.report.page.html import Part, Section, page, texts
 from fedpgp.report.tables import caption, difference_table, others_title, table, text_table, titles
 from fedpgp.results.formats import Table
@@ -93,7 +94,8 @@ def repeat(comparison: Comparison) -> tuple[str, str]:
     if fewest < most:
         command += f" --costly-seeds {fewest}"
     text = f"Save {CONFIG}, which has all settings, and run the command in its directory."
-    own = [method for method in seeds if not is_registered(method)]
+    known = {*METHODS, *installed()}
+    own = [method for method in seeds if method not in known]
     if own:
         text += f" {', '.join(own)}: write path/to/file.py:Class instead of the name, because fedpgp does not have it."
     return command, text

@@ -52,14 +52,14 @@ def models(run: Run) -> Models:
         shared = load(run)
     except FedPGPError:
         shared = load(run, 0)
-    personal = {}
+    personal: dict[int, Classifier] = {}
     if run.results["private"] or any(name.startswith(("kept/", "received/")) for name in run.prompts):
         for place, about in enumerate(run.results["clients"][:CLIENTS]):
             client = about["client"]
             params = params_of(run, shared.method, shared.backbone, client)
             personal[place] = replace(shared, params=params, client=client)
-    read = {place: model.read() for place, model in {None: shared, **personal}.items()}
-    return Models(run, shared, personal, read)
+    read: dict[int | None, Classes] = {None: shared.read()}
+    return Models(run, shared, personal, read | {place: model.read() for place, model in personal.items()})
 
 
 def text_features(found: Models) -> pd.DataFrame:

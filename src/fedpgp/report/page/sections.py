@@ -1,6 +1,7 @@
 """Sections of a report: what the page shows about the runs of one task."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ COSTS = (
 EXAMPLES = (
     "A random selection of test images of the classes of the first clients: first images that a client gets wrong, then"
     " right ones. The first line is the answer at the end of the run with its probability. The lists are computed again"
-    " from the stored prompts."
+    " from the stored prompts, without a memory of a client's images."
 )
 
 
@@ -79,7 +80,8 @@ def section(
         "singular-values": (lambda: frames.singular_values(few), charts.singular_values),
     }
     if whole:
-        with _noting(notes, f"text features and images of {method}"):
+        with ThreadPoolExecutor(1) as other, _noting(notes, f"text features and images of {method}"):
+            other.submit(lambda: [one.resampled for one in comparison.runs])  # for the tables, while a model is loaded
             found = run_details.models(run)
             plans["text-features"] = (partial(run_details.text_features, found), charts.text_features)
             plans["examples"] = lambda: _examples(found)

@@ -46,7 +46,7 @@ function arrange(box) {
     for (const row of rows) row.hidden = true;
     for (const row of found.slice(first, first + ROWS)) row.hidden = false;
     if (!count) return;
-    count.textContent = found.length ? `${first + 1} to ${Math.min(first + ROWS, found.length)} of ${found.length} rows` : "no row";
+    count.textContent = found.length ? `${first + 1} to ${Math.min(first + ROWS, found.length)} of ${found.length.toLocaleString("en")} rows` : "no row";
     before.disabled = first === 0;
     after.disabled = first + ROWS >= found.length;
   }
