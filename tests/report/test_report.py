@@ -1,9 +1,13 @@
 """The page of a report: what it shows, and what it does with what it cannot show."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import Command
+from PIL import Image
 from raising import raises
 from tiny import SHORT_RUN
 
@@ -42,7 +47,9 @@ def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
 
 def specs_of(page):
     """Return the specification of each figure by name."""
-    found = re.findall(r'data-chart="([^"]*)".*?</div>\n<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    found = re.findall(
+        r'data-chart="([^"]*)".*?</div>\n<script type="application/json">(.*?)</script>', page, re.DOTALL
+    )
     return {name: json.loads(spec) for name, spec in found}
 
 
@@ -232,3 +239,37 @@ def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path, m
     assert written[0] == written[1] != written[2] == written[3], "written again only after a round"
     last = target.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last and "singular-values" in last
+
+
+def test_every_part_is_in_the_menu(compared, tmp_path):
+    write_report([compared], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    menu = re.findall(r'<li><a href="#([^"]*)">', page)
+    assert menu == re.findall(r'<h3 id="([^"]*)">', page) and len(menu) > 18
+
+
+def test_examples_are_right_and_wrong_and_have_the_top_three(compared):
+    run = fedpgp.load_comparison(compared).of("fedpgp")[0]
+    found = run_details.examples(run_details.models(run))
+    assert {item["right"] for item in found} == {True, False} and len(found) <= 12
+    assert [item["right"] for item in found] == sorted(item["right"] for item in found), "wrong ones come first"
+    for item in found:
+        name, share = item["answered"].rsplit(", ", 1)
+        assert (name == item["truth"]) == item["right"]
+        assert len(item["own"]) == len(item["shared"]) == 3
+        assert item["own"][0] == (name, share.removesuffix(" %")), "the stored answer, computed again"
+        assert len(item["picture"]) < 10_000
+    picture = Image.open(io.BytesIO(base64.b64decode(found[0]["picture"].partition(",")[2])))
+    assert max(picture.size) <= run_details.SIDE
+
+
+@pytest.mark.slow  # starts a process
+def test_a_report_is_made_without_slow_imports():
+    slow = "'scipy', 'sklearn', 'transformers.models.clip.modeling_clip'"
+    code = f"""
+import sys, fedpgp.report.page.write
+from fedpgp.backbone import load_backbone
+load_backbone("photoclip")
+assert not {{{slow}}} & {{*sys.modules}}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -37,8 +37,8 @@ def compare(
 
     The command first prints the plan and an estimate of the time. With --dry-run, the command stops after this
     estimate, and writes only image features to the cache. Otherwise it writes one run directory per method and seed,
-    the tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, and the trade-off
-    curves as comparison.svg, .pdf and .png.
+    the tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, the trade-off
+    curves as comparison.svg, .pdf and .png, and comparison.html, a page that you can send.
 
     After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
 

@@ -38,9 +38,10 @@ def tsne(points: Points, start: Points) -> Points:
     similar = similarities(points, min(PERPLEXITY, (count - 1) / 3))
     places = start / start[:, 0].std() * 1e-4
     rate = max(count / EXAGGERATION / 4, 50)
-    step, gains = np.zeros_like(places), np.ones_like(places)
     for iteration in range(ITERATIONS):
         early = iteration < EXAGGERATED
+        if iteration in (0, EXAGGERATED):
+            step, gains = np.zeros_like(places), np.ones_like(places)
         close = 1 / (1 + _squares(places))
         np.fill_diagonal(close, 0)
         pull = ((EXAGGERATION if early else 1) * similar - close / close.sum()) * close

@@ -25,7 +25,10 @@ def write_methods(run: Run, directory: Path, count: int = 30, seeds: int = 3, ro
         for seed in range(seeds):
             shift = float(rng.normal(scale=3))
             moved = {key: value + shift for key, value in run.results["final"].items()}
-            path = [{**point, "local": point["local"] + shift, "others": point["others"] + shift} for point in run.results["path"]]
+            path = [
+                {**point, "local": point["local"] + shift, "others": point["others"] + shift}
+                for point in run.results["path"]
+            ]
             results = {**run.results, "method": name, "seed": seed, "final": moved, "path": path, "rounds": rounds}
             records = [{**run.rounds[-1], "round": at, "local": 50 + shift + at / 3} for at in range(1, rounds + 1)]
             _write(replace(run, results=results, rounds=records), directory / name / f"seed-{seed}")
@@ -46,17 +49,14 @@ def write_clients(run: Run, directory: Path, count: int = 1000) -> Path:
     other = torch.from_numpy(rng.random(tuple(predicted.shape)) < 0.2)
     predicted[other] = torch.from_numpy(rng.integers(0, classes, int(other.sum()))).to(predicted.dtype)
     assert run.outcomes is not None
-    outcomes = replace(
-        run.outcomes, base=run.outcomes.base[:, places], novel=run.outcomes.novel[:, places], own=run.outcomes.own[places]
-    )
+    base, novel, own = run.outcomes.base[:, places], run.outcomes.novel[:, places], run.outcomes.own[places]
+    outcomes = replace(run.outcomes, base=base, novel=novel, own=own)
     prompts = {name: tensor for name, tensor in run.prompts.items() if name.startswith("shared/")}
     for client, place in enumerate(places):
         for name in ("U", "V"):
             prompts[f"private/{client}/{name}"] = run.prompts[f"private/{place}/{name}"]
     task = {**run.results["task"], "clients": count}
     results = {**run.results, "clients": clients, "task": task}
-    _write(
-        replace(run, results=results, answers={**answers, "base/predicted": predicted}, outcomes=outcomes, prompts=prompts),
-        directory,
-    )
+    answers["base/predicted"] = predicted
+    _write(replace(run, results=results, answers=answers, outcomes=outcomes, prompts=prompts), directory)
     return directory
