@@ -30,9 +30,9 @@ def report(
 ) -> None:
     """Write one HTML page about runs.
 
-    The page shows tables, curves, the accuracy of each client and class, confused classes, images that clients get wrong
-    and right, costs and provenance. The page needs no network. For an unfinished run, the page shows only the learning curve. For a
-    damaged run, the page shows only the error message.
+    The page shows tables, curves, the accuracy of each client and class, confused classes, images that clients get
+    wrong and right, costs and provenance. The page needs no network. For an unfinished run, the page shows only the
+    learning curve. For a damaged run, the page shows only the error message.
 
     Examples:
         fedpgp report out -o report.html

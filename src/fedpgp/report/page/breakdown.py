@@ -20,6 +20,7 @@ from fedpgp.report.tables import text_table, titles
 from fedpgp.results.formats import Table
 from fedpgp.results.run import Comparison, Run
 
+FEW = 10  # fewest clients whose Local is shown as a histogram
 DOTS = 600  # most clients, over all runs, with a dot each
 CLIENTS, CLASSES = 30, 100  # most clients and classes in a chart with one row or column for each
 PAIRS = 100  # most confused pairs of classes in the table
@@ -106,7 +107,7 @@ def histogram_chart(frame: pd.DataFrame) -> ChartType:
         .encode(
             alt.X("low:Q", bin="binned", title="Local of a client (%)"),
             alt.X2("high:Q"),
-            alt.Y("clients:Q", title="clients"),
+            alt.Y("clients:Q", title="clients", axis=alt.Axis(tickMinStep=1, format="d")),
             tooltip=["model", "low", "high", "clients"],
         )
         .facet(alt.Facet("model:N", title=None, sort=None), columns=2)

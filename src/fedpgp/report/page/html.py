@@ -15,7 +15,7 @@ from fedpgp.results import formats
 from fedpgp.runtime.version import __version__
 
 GENERATOR = "fedpgp report"
-ROWS = 25  # rows of a table that are shown together
+ROWS = 40  # rows of a table that are shown together
 WIDE = 8  # columns above which a table is printed in small letters
 
 

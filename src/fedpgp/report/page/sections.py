@@ -79,6 +79,8 @@ def section(
         "cosines": (lambda: frames.cosines(comparison), partial(charts.curves, unit="cosine")),
         "singular-values": (lambda: frames.singular_values(few), charts.singular_values),
     }
+    if len(run.results["clients"]) < breakdown.FEW:
+        del plans["local"]
     if whole:
         with ThreadPoolExecutor(1) as other, _noting(notes, f"text features and images of {method}"):
             other.submit(lambda: [one.resampled for one in comparison.runs])  # for the tables, while a model is loaded
