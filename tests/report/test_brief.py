@@ -42,7 +42,7 @@ def test_each_answer_names_the_best_method_and_its_difference_from_the_next_one(
 
 def test_the_question_and_the_setting_name_the_task(compared):
     comparison = fedpgp.load_comparison(compared)
-    assert brief.question(comparison).startswith("Which of 3 methods")
+    assert brief.question(comparison).startswith("What method, of 3,")
     assert "classes that no client trained on (Novel)" in brief.question(comparison)
     assert brief.question(comparison.only(["fedpgp"])).startswith("How accurate are the models of fedpgp")
     setting = {row[0].text: row[1].text for row in brief.setting_table(comparison).rows}

@@ -29,7 +29,7 @@ SETS: tuple[Set, ...] = ("base", "novel")
 
 
 def shown_clients(run: Run) -> Run:
-    """Return the run with at most 30 clients: those with the lowest and the highest Local."""
+    """Return the run with at most 30 clients: half with the lowest Local, half with the highest."""
     clients = run.results["clients"]
     if len(clients) <= CLIENTS:
         return run
@@ -157,7 +157,7 @@ def class_table(comparison: Comparison, method: str) -> Table:
         "Percent of a class's test images that the clients' own models get right; mean over clients and seeds",
         ["class", "set", "test images", method, *others],
         rows,
-        "best method: the first of those with the highest accuracy." if several else "",
+        "best method: the first of the methods with the highest accuracy." if several else "",
     )
 
 
@@ -193,7 +193,7 @@ def confusions(run: Run) -> NDArray[np.int64] | None:
 def confusion_frame(run: Run) -> pd.DataFrame:
     """Return truth, predicted and share, in percent of the answers for the true class; at most 100 classes.
 
-    The classes are those with the lowest accuracies, in the order of the task.
+    The classes with the lowest accuracies are chosen. They keep the order of the task.
     """
     counts = confusions(run)
     frame = pd.DataFrame(columns=["truth", "predicted", "share"])

@@ -26,7 +26,7 @@ def question(comparison: Comparison) -> str:
     methods = comparison.methods
     if len(methods) == 1:
         return f"How accurate are the models of {methods[0]} {asked}"
-    return f"Which of {len(methods)} methods has the most accurate models {asked}"
+    return f"What method, of {len(methods)}, has the most accurate models {asked}"
 
 
 def setting_table(comparison: Comparison) -> Table:
