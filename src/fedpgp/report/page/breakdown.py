@@ -137,7 +137,8 @@ def gain_quantiles_chart(frame: pd.DataFrame) -> ChartType:
         base.mark_bar(size=11, color=COLOURS[6]).encode(alt.X("p25:Q", title=title), x2="p75:Q"),
         base.mark_tick(size=15, thickness=2, color=COLOURS[1]).encode(alt.X("p50:Q", title=title)),
     ]
-    return alt.layer(*layers, data=frame, width=1.8 * charts.COLUMN, height=alt.Step(22))
+    explained = "Box: half of the clients, with the median. Line: 90 % of the clients."
+    return alt.layer(*layers, data=frame, title=explained, width=1.8 * charts.COLUMN, height=alt.Step(22))
 
 
 def class_table(comparison: Comparison, method: str) -> Table:

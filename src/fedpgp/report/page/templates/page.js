@@ -82,6 +82,10 @@ document.querySelectorAll("button.save").forEach(button => button.addEventListen
   link.click();
 }));
 
+// A group of marks that draws nothing has a role without a label, which a screen reader cannot announce.
+const label = place => place.querySelectorAll("g[role=graphics-symbol]:not([aria-label])").forEach(group => group.removeAttribute("role"));
+document.querySelectorAll(".chart").forEach(label);
+
 function draw(place) {
   if (place.dataset.drawn) return;
   place.dataset.drawn = "yes";
@@ -90,7 +94,7 @@ function draw(place) {
   if (spec.columns) spec.columns = Math.max(1, Math.min(spec.columns, Math.floor((width - 30) / ((spec.spec?.width ?? 240) + 20))));
   if (width < 640) spec.config.legend = {...spec.config.legend, orient: "bottom", columns: 2};
   vegaEmbed(place, spec, {renderer: "svg", actions: {export: true, source: false, compiled: false, editor: false}})
-    .then(() => place.querySelector("summary")?.setAttribute("aria-label", "Save this figure"));
+    .then(() => { label(place); place.querySelector("summary")?.setAttribute("aria-label", "Save this figure"); });
 }
 const places = document.querySelectorAll("[data-chart]");
 const seen = new IntersectionObserver(entries => entries.forEach(entry => { if (entry.isIntersecting) draw(entry.target); }), {rootMargin: "300px"});
