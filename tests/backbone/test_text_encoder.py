@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from raising import raises
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
 from fedpgp.backbone import load_backbone
+from fedpgp.backbone.convert import _text_shapes
 from fedpgp.backbone.layers import Layers
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, class_tokens, split_template, text_ids
@@ -317,3 +318,20 @@ def test_contexts_of_several_shapes_are_read_in_their_order(exact):
     for context, features in zip(contexts, found, strict=True):
         assert torch.allclose(features, exact.text(context[None], tokens)[0], rtol=0, atol=1e-12)
     assert exact.text.each([], tokens) == []
+
+
+def test_the_expected_shapes_of_a_text_tower_are_those_of_transformers():
+    config = CLIPTextConfig(
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=POSITIONS,
+        projection_dim=6,
+        bos_token_id=START,
+        eos_token_id=END,
+    )
+    with torch.device("meta"):
+        model = CLIPTextModelWithProjection(config)
+    assert _text_shapes(config) == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

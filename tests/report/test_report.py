@@ -1,9 +1,13 @@
 """The page of a report: what it shows, and what it does with what it cannot show."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import Command
+from PIL import Image
 from raising import raises
 from tiny import SHORT_RUN
 
@@ -21,7 +26,9 @@ from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluation.bootstrap import _both_counts, _local
 from fedpgp.report import frames
-from fedpgp.report.page import follow, run_details, write, write_report
+from fedpgp.report.page import breakdown, run_details, write
+from fedpgp.report.page.html import Section
+from fedpgp.report.page.write import follow, write_report
 from fedpgp.runtime.files import write_json
 from fedpgp.serving import classifier
 
@@ -39,7 +46,11 @@ def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
 
 
 def specs_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
+    """Return the specification of each figure by name."""
+    found = re.findall(
+        r'data-chart="([^"]*)".*?</div>\n<script type="application/json">(.*?)</script>', page, re.DOTALL
+    )
+    return {name: json.loads(spec) for name, spec in found}
 
 
 def test_the_page_needs_no_other_file_and_shows_the_results_of_the_runs(compared, tmp_path):
@@ -98,11 +109,11 @@ def test_the_data_of_figures_equals_naive_loops(compared):
             hits = [said == label for said, truth in zip(row, labels, strict=True) if truth == label]
             found = table[(table["client"] == client) & (table["class"] == names[label])]["accuracy"].item()
             assert found == pytest.approx(100 * sum(hits) / len(hits), abs=0.05)
-    confused = frames.confusion(run)
+    confused = breakdown.confusion_frame(run)
     for truth, said, share in confused.itertuples(index=False):
         i, j = names.index(truth), names.index(said)
         every = [row[k] for row in predicted for k in range(len(labels)) if labels[k] == i]
-        assert share == pytest.approx(100 * every.count(j) / len(every))
+        assert share == pytest.approx(100 * every.count(j) / len(every), abs=0.05)
     values = frames.singular_values(run)
     change = (run.prompts["private/1/U"] @ run.prompts["private/1/V"]).double().numpy()
     expected = np.linalg.svd(change, compute_uv=False)
@@ -177,7 +188,7 @@ def test_the_page_lists_what_it_cannot_show_and_shows_the_rest(own_comparison, s
 
 
 def test_a_report_replaces_only_a_report(compared, command: Command, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "_section", lambda *_: write.Section("empty", [], []))  # figures take long
+    monkeypatch.setattr(write, "section", lambda *_: Section("empty", []))  # figures take long
     target = tmp_path / "thesis.html"
     target.write_text("<p>mine</p>")
     with raises(OutputError, where="thesis.html", remedy="--force"):
@@ -228,3 +239,37 @@ def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path, m
     assert written[0] == written[1] != written[2] == written[3], "written again only after a round"
     last = target.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last and "singular-values" in last
+
+
+def test_every_part_is_in_the_menu(compared, tmp_path):
+    write_report([compared], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    menu = re.findall(r'<li><a href="#([^"]*)">', page)
+    assert menu == re.findall(r'<h3 id="([^"]*)">', page) and len(menu) > 18
+
+
+def test_examples_are_right_and_wrong_and_have_the_top_three(compared):
+    run = fedpgp.load_comparison(compared).of("fedpgp")[0]
+    found = run_details.examples(run_details.models(run))
+    assert {item["right"] for item in found} == {True, False} and len(found) <= 12
+    assert [item["right"] for item in found] == sorted(item["right"] for item in found), "wrong ones come first"
+    for item in found:
+        name, share = item["answered"].rsplit(", ", 1)
+        assert (name == item["truth"]) == item["right"]
+        assert len(item["own"]) == len(item["shared"]) == 3
+        assert item["own"][0] == (name, share.removesuffix(" %")), "the stored answer, computed again"
+        assert len(item["picture"]) < 10_000
+    picture = Image.open(io.BytesIO(base64.b64decode(found[0]["picture"].partition(",")[2])))
+    assert max(picture.size) <= run_details.SIDE
+
+
+@pytest.mark.slow  # starts a process
+def test_a_report_is_made_without_slow_imports():
+    slow = "'scipy', 'sklearn', 'transformers.models.clip.modeling_clip'"
+    code = f"""
+import sys, fedpgp.report.page.write
+from fedpgp.backbone import load_backbone
+load_backbone("photoclip")
+assert not {{{slow}}} & {{*sys.modules}}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

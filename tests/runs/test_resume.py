@@ -75,7 +75,7 @@ def artefacts(directory: Path) -> dict[str, object]:
             with path.open() as file:
                 found[name] = [timeless(row) for row in csv.DictReader(file)]
         elif path.is_file():
-            times = path.name in ("provenance.json", "comparison.md", "comparison.tex")
+            times = path.name in ("provenance.json", "comparison.md", "comparison.tex", "comparison.html")
             found[name] = None if times else path.read_bytes()
     return found
 

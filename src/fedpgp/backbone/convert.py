@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from fedpgp.backbone.resnet import COUNT, RESNET, STRIDE, ResNetTower
@@ -133,7 +132,8 @@ def to_clip_model(
     model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
     if resnet:
         model.vision_model, model.visual_projection = tower, nn.Linear(projection.shape[1], features)
-    _check_shapes(model.state_dict(), named, where)
+    expected, given = ({name: tuple(tensor.shape) for name, tensor in of.items()} for of in (model.state_dict(), named))
+    _check_shapes(expected, given, where)
     model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=False)
     return model
 
@@ -164,7 +164,7 @@ def text_state(
     CheckpointError
         If the weights are not from a CLIP-shaped text tower.
     """
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPTextConfig
 
     state = _renamed(weights, where)
     try:
@@ -193,10 +193,29 @@ def text_state(
             where=f"checkpoint {where}",
             remedy="Download it again",
         ) from error
-    with torch.device("meta"):
-        expected: Any = CLIPTextModelWithProjection(config)
-    _check_shapes(expected.state_dict(), state, where)
+    _check_shapes(_text_shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
     return state, config
+
+
+def _text_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of CLIPTextModelWithProjection; importing this model takes seconds."""
+    width, inner = config.hidden_size, config.intermediate_size
+    of_layer: dict[str, tuple[int, ...]] = {
+        **{f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")},
+        **{"mlp.fc1": (inner, width), "mlp.fc2": (width, inner), "layer_norm1": (width,), "layer_norm2": (width,)},
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "text_model.embeddings.token_embedding.weight": (config.vocab_size, width),
+        "text_model.embeddings.position_embedding.weight": (config.max_position_embeddings, width),
+        "text_model.final_layer_norm.weight": (width,),
+        "text_model.final_layer_norm.bias": (width,),
+        "text_projection.weight": (config.projection_dim, width),
+    }
+    for layer in range(config.num_hidden_layers):
+        for name, shape in of_layer.items():
+            at = f"text_model.encoder.layers.{layer}.{name}"
+            shapes |= {f"{at}.weight": shape, f"{at}.bias": shape[:1]}
+    return shapes
 
 
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -222,18 +241,18 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return named
 
 
-def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
+def _check_shapes(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Raise CheckpointError for the first tensor that is missing, unexpected or of another shape."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items() if not name.endswith(COUNT)}
+    shapes = {name: shape for name, shape in expected.items() if not name.endswith(COUNT)}
     for name in sorted(shapes.keys() | given.keys()):
         if name not in shapes or name not in given:
             state = "is missing" if name in shapes else "does not belong to a CLIP of this shape"
             raise CheckpointError(f"the weight {name} {state}", where=f"checkpoint {where}", remedy=AGAIN)
-        if (shape := tuple(given[name].shape)) != shapes[name]:
+        if given[name] != shapes[name]:
             raise CheckpointError(
                 where=f"weight {name} in checkpoint {where}",
                 allowed=f"of shape {shapes[name]}",
-                got=shape,
+                got=given[name],
                 remedy=AGAIN,
             )
 

@@ -37,8 +37,8 @@ def compare(
 
     The command first prints the plan and an estimate of the time. With --dry-run, the command stops after this
     estimate, and writes only image features to the cache. Otherwise it writes one run directory per method and seed.
-    It also writes the tables (comparison.md, .tex and .csv), the trade-off curves (comparison.svg, .pdf and .png), and
-    the files runs.csv, path.csv, differences.csv and comparison.json.
+    It also writes comparison.html (a page that you can send), the tables (comparison.md, .tex and .csv), the trade-off
+    curves (comparison.svg, .pdf and .png), and the files runs.csv, path.csv, differences.csv and comparison.json.
 
     After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
 

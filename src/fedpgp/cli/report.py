@@ -30,9 +30,9 @@ def report(
 ) -> None:
     """Write one HTML page about runs.
 
-    The page shows tables, curves, the accuracy of each client, confused classes, images that clients get wrong, costs
-    and provenance. The page needs no network. For an unfinished run, the page shows only the learning curve. For a
-    damaged run, the page shows only the error message.
+    The page shows tables, curves, the accuracy of each client and class, confused classes, images that clients get
+    wrong and right, costs and provenance. The page needs no network. For an unfinished run, the page shows only the
+    learning curve. For a damaged run, the page shows only the error message.
 
     Examples:
         fedpgp report out -o report.html
@@ -41,7 +41,7 @@ def report(
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures needs finished runs. Leave out --live.", param_hint="--figures")
-    from fedpgp.report.page import follow, write_report
+    from fedpgp.report.page.write import follow, write_report
 
     if live:
         say(f"Open {output}. The page is updated until the runs are finished, or until Ctrl-C.")

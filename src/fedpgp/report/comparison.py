@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fedpgp.report import charts, frames, tables
+from fedpgp.report.page.brief import comparison_page
 from fedpgp.report.style import write_chart
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison
@@ -10,7 +11,7 @@ from fedpgp.runtime.files import write, write_json
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Write the tables as .md, .tex and .csv, then the trade-off as a figure, and at the end comparison.json."""
+    """Write the tables as .md, .tex and .csv, the trade-off as a figure, a page, and at the end comparison.json."""
     texts = {
         "comparison.md": markdown(comparison),
         "comparison.tex": formats.latex(tables.table(comparison)),
@@ -22,6 +23,8 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     for name, text in texts.items():
         write(directory / name, text.encode())
     write_chart(directory, "comparison", charts.tradeoff(frames.tradeoff(comparison), tables.others_title(comparison)))
+    svg = (directory / "comparison.svg").read_text(encoding="utf-8")
+    write(directory / "comparison.html", comparison_page(comparison, svg).encode())
     write_json(directory / "comparison.json", comparison.as_json())
 
 
