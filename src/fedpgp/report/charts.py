@@ -16,7 +16,7 @@ from fedpgp.report.style import COLOURS, GREY, ORANGE, RED, Series
 COLUMN = 240  # width of a panel in pixels: one column of a two-column paper at 72 pixels per inch
 TOGETHER = 8  # most methods in one panel of a trade-off
 ACROSS = 4  # panels in a row, if there are more methods
-CROWDED = 40  # most letters of horizontal labels below one panel
+CROWDED = 32  # most letters of horizontal labels below one panel
 FEW = 10  # rounds that all get a label
 TRADE_OFF = "Trade-off of each method"
 NAMED = 60  # most classes or clients that an axis can label
@@ -72,6 +72,8 @@ def curves(
     mean = alt.Y("mean:Q", title=unit, scale=FREE)
     base = alt.Chart().encode(color=look.colour)
     placed = base.transform_filter(f"!({level})").encode(at)
+    if not joined:  # beside each other, so that bars do not cover one another
+        placed = placed.encode(xOffset=alt.XOffset("method:N", scale=alt.Scale(domain=list(look.names))))
     spread = placed.mark_area(opacity=0.12, aria=False) if axis is None else placed.mark_rule(aria=False)
     layers = [
         # The legend belongs to the first layer.
@@ -127,7 +129,7 @@ def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
     layers = [
         base.mark_line(strokeWidth=1.3).encode(look.dash, order="alpha:Q").add_params(picked),
         base.transform_filter("datum.alpha != 1").mark_circle(size=12).encode(detail="alpha:Q"),
-        look.marks(own.mark_point(size=30, strokeWidth=0.8)).encode(detail="seed:N", opacity=_faded(picked, 0.7)),
+        look.marks(own.mark_point(size=30, strokeWidth=0.8)).encode(detail="seed:N"),
         look.marks(own.mark_point(size=70, filled=True)).encode(tooltip=["method", "mean(local)", "mean(others)"]),
     ]
     seeds = frame["seed"].nunique()
@@ -179,7 +181,7 @@ def clients(frame: pd.DataFrame) -> ChartType:
     look = Series(list(frame["method"].unique()))
     gain = alt.X("gain:Q", title="change of a client's Local (percentage points)")
     marks = (
-        look.marks(alt.Chart().mark_point(size=30, filled=True, opacity=0.6))
+        look.marks(alt.Chart().mark_point(size=30, filled=True, opacity=0.85))
         .encode(
             gain,
             alt.Y("method:N", sort=list(look.names), title=None),
@@ -289,5 +291,5 @@ def _picked() -> alt.Parameter:
     return alt.selection_point(fields=["method"], bind="legend")
 
 
-def _faded(picked: alt.Parameter, opacity: float = 1.0) -> Any:
-    return alt.condition(picked, alt.value(opacity), alt.value(0.08))
+def _faded(picked: alt.Parameter) -> Any:
+    return alt.condition(picked, alt.value(1), alt.value(0.08))
