@@ -72,7 +72,7 @@ def curves(
     mean = alt.Y("mean:Q", title=unit, scale=FREE)
     base = alt.Chart().encode(color=look.colour)
     placed = base.transform_filter(f"!({level})").encode(at)
-    if not joined:  # beside each other, so that bars do not cover one another
+    if not joined:  # each method has a place of its own, so that no bar covers another
         placed = placed.encode(xOffset=alt.XOffset("method:N", scale=alt.Scale(domain=list(look.names))))
     spread = placed.mark_area(opacity=0.12, aria=False) if axis is None else placed.mark_rule(aria=False)
     layers = [

@@ -182,7 +182,7 @@ class Series:
 
     @property
     def _legend(self) -> alt.Legend:
-        wide = {"symbolOffset": 12, "labelOffset": 14} if self.joined else {}
+        wide: dict[str, Any] = {"symbolOffset": 12, "labelOffset": 14} if self.joined else {}
         return alt.Legend(title=self.title, symbolSize=60, symbolStrokeWidth=0, **wide)
 
     def _scaled(self, channel: Any, values: Sequence[Any], legend: alt.Legend | None) -> Any:
