@@ -101,9 +101,34 @@ def test_a_chart_can_be_changed_and_saved(both: Comparison, tmp_path) -> None:
     chart = Plots(both).curves().properties(title="mine")
     chart.save(tmp_path / "mine.pdf")
     assert (tmp_path / "mine.pdf").read_bytes().startswith(b"%PDF")
-    assert "title" not in Plots(both).curves().to_dict()
+    assert Plots(both).curves().to_dict()["title"]["text"] == "Results over the rounds"
     with altair.renderers.enable("svg"):
         assert ">mine</text>" in chart._repr_mimebundle_()["image/svg+xml"]
+
+
+def test_no_panel_is_empty(both: Comparison) -> None:
+    """A metric without a value, or only of methods that do not train, has no panel."""
+    named = {"local": "Local", "base": "Base", "novel": "Novel", "cm": "CM"}
+    points = [
+        ("zero-shot", 0, {"local": 1.0, "novel": 2.0}),
+        ("a", 1, {"local": 3.0, "base": None, "cm": float("nan")}),
+        ("a", 2, {"local": 4.0}),
+    ]
+    assert list(frames.spreads("round", points, named)["metric"].unique()) == ["Local"]
+    assert frames.spreads("round", points[:1], named).empty
+    assert not frames.spreads("label", [("a", "0", {"local": 1.0})], named).empty, "the label 0 is a place"
+    with raises(OutputError, where="comparison", remedy="method that trains"):
+        Plots(Comparison([replace(run("zero-shot", 0, FAIR), rounds=[{"round": 0, **SHARED}])])).curves()
+    grid = Plots(both).curves().to_dict()
+    assert grid["resolve"]["axis"] == {"x": "independent"}, "an axis at each panel, none at an empty place of the grid"
+
+
+def test_an_axis_does_not_magnify_small_differences() -> None:
+    ones = Comparison([run("a", 0, FAIR), run("b", 0, FAIR)])
+    spec = Plots(ones).tradeoff().to_dict()
+    x = next(layer["encoding"]["x"] for layer in spec["layer"] if "x" in layer.get("encoding", {}))
+    low, high = x["scale"]["domain"]
+    assert high - low == 2 and low < ones.runs[0].results["final"]["local"] < high
 
 
 def test_a_comparison_and_a_run_show_their_table_and_not_their_config(both: Comparison) -> None:

@@ -120,7 +120,13 @@ def test_tables_and_figures(finished):
     assert change.low <= change.high
     assert found.against_standing("mu", "as it is") is None
     drawn = rendered(chart(found, "mu"), "svg").decode()
-    for text in ("as it is", "Local", "Novel", "area", "zero-shot CLIP"):
+    for text in (
+        "as it is",
+        "Local",
+        "Novel",
+        "area: under the curve of the trade-off",
+        "Horizontal line: zero-shot, which does not train.",
+    ):
         assert text in drawn
 
 

@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -110,26 +113,83 @@ def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = No
 
 
 def print_table(one: "formats.Table") -> None:
-    """Print a table of a report. The best value of each column is bold."""
+    """Print a table of a report. The best value of each column is bold.
 
-    def shown(cell: "formats.TableCell") -> Text:
-        # In a narrow terminal, the standard deviation is on the line below the mean.
-        text = cell.plain if out.width >= 110 else cell.plain.replace(" ± ", "\n± ")
-        return Text(text, "bold" if cell.mark == "best" else "")
-
-    print_listing(one.header, ([shown(cell) for cell in row] for row in one.rows), one.header[1:], one.heading)
+    If the terminal is too narrow, standard deviations are below their means. If it is still too narrow, the last
+    columns follow in further tables, which repeat the first column. No number is broken.
+    """
+    texts = [[cell.plain for cell in row] for row in one.rows]
+    widths = _widths(one.header, texts)
+    if sum(widths) + len(widths) > out.width:
+        texts = [[_stacked(cell) for cell in row] for row in one.rows]
+        widths = _widths(one.header, texts)
+        word = max(map(cell_len, " ".join([one.header[0], *(row[0] for row in texts)]).split()))
+        widths[0] = max(word, min(widths[0], out.width - sum(widths[1:]) - len(widths)))
+    heading = one.heading
+    for group in _groups(widths, out.width):
+        cells = [
+            [Text(text[at], "bold" if row[at].mark == "best" else "") for at in group]
+            for text, row in zip(texts, one.rows, strict=True)
+        ]
+        header = [one.header[at] for at in group]
+        print_listing(header, cells, header[1:], heading, [widths[at] for at in group])
+        heading = ""
     for text in (one.legend, *one.notes):
         if text:
             out.print(text, markup=False, style="dim")
 
 
+def _stacked(cell: "formats.TableCell") -> str:
+    """Return the text of a cell with the standard deviation in a second line."""
+    mean, sign, deviation = cell.text.partition(" ± ")
+    return replace(cell, text=mean).plain + (f"\n±{deviation}" if sign else "")
+
+
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column: the longest line of its cells, or the longest word of its name."""
+    columns = [name.split() for name in header]
+    for row in rows:
+        for column, text in zip(columns, row, strict=True):
+            column.extend(text.splitlines())
+    return [max(map(cell_len, column), default=0) for column in columns]
+
+
+def _groups(widths: Sequence[int], available: int) -> list[list[int]]:
+    """Return the columns of each table: the first column and as many others as fit, in tables of similar widths."""
+    others = range(1, len(widths))
+    for tables in range(1, len(widths)):
+        size = ceil(len(others) / tables)
+        groups = [[0, *others[start : start + size]] for start in range(0, len(others), size)]
+        if size == 1 or all(sum(widths[at] + 1 for at in group) <= available for group in groups):
+            return groups
+    return [[0]]
+
+
 def print_listing(
-    header: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Collection[str] = (), title: str = ""
+    header: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    right: Collection[str] = (),
+    title: str = "",
+    widths: Sequence[int | None] | None = None,
 ) -> None:
-    """Print rows of plain cells in columns; the columns `right` are aligned to the right."""
-    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for name in header:
-        listing.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+    """Print rows of plain cells in columns; the columns `right` are aligned to the right.
+
+    If the table has more lines than the terminal, the header is repeated at the end.
+    """
+    rows = list(rows)
+    lines = sum(max((str(cell).count("\n") for cell in row), default=0) + 1 for row in rows)
+    listing = Table(
+        title=escape(title),
+        title_justify="left",
+        header_style="bold",
+        footer_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
+        show_footer=out.is_terminal and lines > out.height,
+    )
+    for name, width in zip(header, widths or [None] * len(header), strict=True):
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        listing.add_column(Text(name), Text(name), justify=justify, overflow="fold", width=width)
     for row in rows:
         listing.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     out.print(listing)

@@ -49,7 +49,7 @@ def chart(ablation: "Ablation", study: str) -> ChartType:
     settings = ablation.settings[study]
     runs = [(ablation.method, label, run) for label in settings for run in ablation.of(study, label)]
     points: list[frames.Point] = [(method, label, run.results["final"]) for method, label, run in runs]
-    points += [("zero-shot CLIP", None, run.results["final"]) for run in ablation.standing.of("zero-shot")]
+    points += [("zero-shot", None, run.results["final"]) for run in ablation.standing.of("zero-shot")]
     frame = frames.spreads("label", points, frames.panels(titles(ablation.standing), SHOWN))
     standing = [label for label in settings if ablation.stands(study, label)]
-    return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: config without changes", standing=standing)
+    return charts.curves(frame, study, title=ablation.method, standing=standing)

@@ -58,13 +58,15 @@ def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, 
 def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.DataFrame:
     """Return method, metric, `at`, mean, low and high: mean ± one standard deviation of each method and place.
 
+    Metrics that have only horizontal lines, or no values, are left out: their panels would be empty.
+
     Parameters
     ----------
     at
         Name of the column of places, such as "round" or "label".
     points
-        For each seed: the method or another name of a line, the place (None for a horizontal line), and metrics by
-        name.
+        For each seed: the method or another name of a line, the place (None or round 0 for a horizontal line), and
+        metrics by name.
     named
         Mapping of metric -> title of its panel.
     """
@@ -73,8 +75,10 @@ def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.Da
         (method, title, place, figures[name])
         for name, title in named.items()
         for method, place, figures in points
-        if name in figures
+        if pd.notna(figures.get(name))
     ]
+    placed = {title for _, title, place, _ in rows if place not in (None, 0)}
+    rows = [row for row in rows if row[1] in placed]
     values = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False, dropna=False)["value"]
     mean, deviation = values.mean(), values.std().fillna(0)
     return pd.DataFrame({"mean": mean, "low": mean - deviation, "high": mean + deviation}).reset_index()

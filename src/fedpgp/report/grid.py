@@ -52,21 +52,26 @@ def write_figures(study: "Study", part: "StudyPart", directory: Path, prefix: st
     drawn = {}
     for name, axis, keys in axes_of(part):
         write_chart(directory, prefix + name, along(study, part, axis, keys))
-        others = "".join(f", {other}" for other in _others(part, axis, keys[0]))
+        others = "".join(f", {other}" for other in _points(part, keys[0], axis))
         drawn[prefix + name] = f"metrics over {axis}{others}; bars: standard deviation over the seeds"
     cells = {key: study.comparisons[key] for key in part.cell_keys()}
     if len(study.methods_of(part)) == 1:
         (method,), axes = study.methods_of(part), ", ".join(part.axes)
         points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
         frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
-        write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
+        if frame.empty:  # zero-shot CLIP has no rounds
+            return drawn
+        write_chart(directory, f"{prefix}rounds", charts.curves(frame, title=method, legend=axes))
         return {
             **drawn,
             f"{prefix}rounds": f"learning curves of {method} by {axes}; bands: standard deviation over the seeds",
         }
     for number, (key, comparison) in enumerate(cells.items()):
         name = "-".join([f"{prefix}rounds", *([str(number), *map(slug, key[1:])] if len(cells) > 1 else [])])
-        write_chart(directory, name, charts.curves(frames.learning_curves(comparison)))
+        frame = frames.learning_curves(comparison)
+        if frame.empty:
+            continue
+        write_chart(directory, name, charts.curves(frame, title=", ".join(_points(part, key))))
         drawn[name] = f"learning curves, {part.describe(key)}; bands: standard deviation over the seeds"
     return drawn
 
@@ -98,9 +103,9 @@ def along(study: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -
         for run in study.comparisons[key].of(method)
     ]
     frame = frames.spreads("label", points, frames.panels(titles(study.comparisons[keys[0]])))
-    return charts.curves(frame, axis, title=", ".join(_others(part, axis, keys[0])), joined=is_numeric(part.axes[axis]))
+    return charts.curves(frame, axis, title=", ".join(_points(part, keys[0], axis)), joined=is_numeric(part.axes[axis]))
 
 
-def _others(part: "StudyPart", axis: str, key: "Key") -> list[str]:
-    """Return the points of the other axes in words."""
-    return [f"{name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != axis]
+def _points(part: "StudyPart", key: "Key", without: str = "") -> list[str]:
+    """Return the points of a cell in words, without one axis."""
+    return [f"{name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != without]

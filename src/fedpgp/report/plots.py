@@ -45,5 +45,18 @@ class Plots:
         return styled(charts.tradeoff(frames.tradeoff(self.comparison), others_title(self.comparison)))
 
     def curves(self) -> ChartType:
-        """Return the chart of Local, Base, Novel and CM over the rounds: mean and standard deviation of the seeds."""
-        return styled(charts.curves(frames.learning_curves(self.comparison)))
+        """Return the chart of Local, Base, Novel and CM over the rounds: mean and standard deviation of the seeds.
+
+        Raises
+        ------
+        OutputError
+            If no method trains, because then there are no rounds.
+        """
+        frame = frames.learning_curves(self.comparison)
+        if frame.empty:
+            raise OutputError(
+                "no method of it trains, so there are no rounds to draw",
+                where="comparison",
+                remedy="Compare with a method that trains, or draw .tradeoff()",
+            )
+        return styled(charts.curves(frame))
