@@ -16,7 +16,7 @@ FILE-differences.csv; NAME the differences between the method NAME and every oth
 any other FILE.csv         its cells as they are
 
 The text of a page may quote a figure with ±, an interval ("1.8 to 3.6", but not "from 1.8 to 3.6"), a ratio ("44 times
-as fast", "1.8×") or a number with one decimal only if the page names where it is recorded:
+as fast", "1.8×") or a number with one decimal only if the page names the record of this number:
 
 <!-- figures: FILE -->      a further file below docs, also another page
 <!-- measured: COMMAND -->  the paragraph, list or table below the mark: the only record of what the command measured

@@ -3,7 +3,7 @@
 This file needs only NumPy and Pillow: an exported ONNX model contains a copy of it, so that its users prepare pictures
 as fedpgp does. Part of fedpgp, licence Apache-2.0.
 
-The settings are those of OpenCLIP's `preprocess_cfg`, with a value for every key. Two more keys describe the
+The settings have the keys of OpenCLIP's `preprocess_cfg`, all with a value. Two more keys describe the
 preprocessing of transformers: "shorter_side", the length in pixels to which the shorter side is resized before the
 crop, and "crop", which is "floor" if a crop of an odd number of pixels removes one pixel more on the right.
 """
