@@ -37,13 +37,15 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs src tests tools
 	$(BIN)/python tools/plain_english.py
+	$(BIN)/python tools/results_pages.py --check
 
 format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# Build the documentation site, site/index.html. A broken link or anchor is an error.
+# Build the documentation site, site/index.html. A broken link or anchor is an error, and a figure that no result file has.
 docs: $(INSTALLED)
+	$(BIN)/python tools/results_pages.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt tests/references.txt

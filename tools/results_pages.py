@@ -15,9 +15,15 @@ FILE.csv                   the table of a comparison that `fedpgp compare` wrote
 FILE-differences.csv; NAME the differences between the method NAME and every other method
 any other FILE.csv         its cells as they are
 
-The text of a page may quote a figure with ± or an interval ("1.8 to 3.6", but not "from 1.8 to 3.6") only if a file
-that the page names has it. On pages that are only about results, this also holds for every number with one decimal.
-A page names further files with <!-- figures: FILE -->, and numbers of other sources with <!-- numbers: 3.2 4.5 -->.
+The text of a page may quote a figure with ±, an interval ("1.8 to 3.6", but not "from 1.8 to 3.6"), a ratio ("44 times
+as fast", "1.8×") or a number with one decimal only if the page names the record of this number:
+
+<!-- figures: FILE -->      a further file below docs, also another page
+<!-- measured: COMMAND -->  the paragraph, list or table below the mark: the only record of what the command measured
+<!-- numbers: 3.2 4.5 -->   numbers of other sources, such as settings and versions
+
+Blocks of printed output are such records, too; tests/docs compares some of them with what fedpgp prints. A ratio may be
+rounded. Whole numbers, numbers with more decimals and code are not checked.
 """
 
 import argparse
@@ -34,15 +40,18 @@ from fedpgp.results import formats
 from fedpgp.results.formats import Mark, TableCell
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("results.md", "results-icons.md", "findings.md", "reproduction.md", "features.md")
-MIXED = ("features.md",)  # their text also has numbers of other kinds
+OTHERS = ("fidelity.md", "published-settings.md")  # made from other files, and compared with them by other tests
+PAGES = ("../README.md", *sorted(path.name for path in DOCS.glob("*.md") if path.name not in OTHERS))
 TABLE = re.compile(r"^<!-- table: (.+?)(?:; (.+?))? -->\n((?:.*\n)*?)<!-- end -->$", re.MULTILINE)
 FIGURES = re.compile(r"^<!-- figures: (.+?) -->$", re.MULTILINE)
 NUMBERS = re.compile(r"^<!-- numbers: (.+?) -->$", re.MULTILINE)
-CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)\n]*\)", re.MULTILINE | re.DOTALL)
+MEASURED = re.compile(r"^ *<!-- measured: .+? -->\n\n((?:.*\S.*\n)+)", re.MULTILINE)
+BLOCK = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`[^`\n]*`|\]\([^)\n]*\)|<!--.*?-->")
 LINK = re.compile(r"\]\((results/[^)#]+)")
 FIGURE = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
-NUMBER = re.compile(r"(?<![\d.])\d+\.\d(?![\d.])")
+NUMBER = re.compile(r"(?<![\d.])\d+\.\d(?!\.?\d)")
+RATIO = re.compile(r"(?<![\d.,])(\d+(?:\.\d+)?)(?=\*{0,2}(?:×(?! \d)| times as (?:fast|much|many|large|long)))")
 INTERVAL = re.compile(r"(?<![\d.])(?<!from )([+-]?\d+\.\d) to ([+-]?\d+\.\d)")
 
 
@@ -52,12 +61,12 @@ def readable(text: str) -> str:
 
 
 def figures_of(file: str) -> str:
-    """Return a result file as text with readable intervals; of differences, each rounded with its interval."""
+    """Return a result file as text: a comparison as its table, and differences rounded, each with its interval."""
     text = (DOCS / file).read_text(encoding="utf-8")
     if file.endswith("-differences.csv"):
         rows = [map(float, list(row.values())[-3:]) for row in csv.DictReader(text.splitlines())]
         return "\n".join("{:+.1f} {:+.1f} to {:+.1f}".format(*row) for row in rows)
-    return readable(text)
+    return table(file, "") if "local_std" in text.partition("\n")[0] else readable(text)
 
 
 def table(file: str, what: str) -> str:
@@ -158,23 +167,24 @@ def filled(page: str) -> str:
 
 def problems(name: str) -> Iterator[str]:
     """Yield what differs between a page and the result files, each with the page and the mark or the line."""
-    page = (DOCS / name).read_text(encoding="utf-8")
-    known = [figures_of(file) for file in FIGURES.findall(page)]
+    page, shown = (DOCS / name).read_text(encoding="utf-8"), f"docs/{name}".removeprefix("docs/../")
+    known = [*map(figures_of, FIGURES.findall(page)), *MEASURED.findall(page), *BLOCK.findall(page)]
     for match in TABLE.finditer(page):
         expected = table(match[1], match[2] or "")
         known.append(expected)
         found = match[3].strip()
         for here, there in zip_longest(found.splitlines(), expected.splitlines(), fillvalue="nothing"):
             if here != there:
-                yield f"docs/{name}, table: {match[1]}; {match[2] or ''}\n  page: {here}\n  file: {there}"
+                yield f"{shown}, table: {match[1]}; {match[2] or ''}\n  page: {here}\n  file: {there}"
                 break
     written = "\n".join(known).replace("−", "-")
     figures = set(FIGURE.findall(written))
     intervals = {(float(low), float(high)) for low, high in INTERVAL.findall(written)}
     intervals |= {(-high, -low) for low, high in intervals}
     numbers = {*NUMBER.findall(written), *" ".join(NUMBERS.findall(page)).split()}
+    ratios = {float(text) for text in RATIO.findall(written)}
     prose = page
-    for left_out in (TABLE, CODE):
+    for left_out in (TABLE, MEASURED, BLOCK, CODE):
         prose = left_out.sub(lambda match: "\n" * match[0].count("\n"), prose)  # the lines keep their numbers
     lines = readable(prose).replace("−", "-").splitlines()
     for number, line in enumerate(lines, 1):
@@ -183,22 +193,26 @@ def problems(name: str) -> Iterator[str]:
         )
         for text in FIGURE.finditer(joined):
             if text.start() < len(line) and text[0] not in figures:
-                yield f"docs/{name}:{number}: no file that the page names has {text[0]}"
+                yield f"{shown}:{number}: no file that the page names has {text[0]}"
         for text in INTERVAL.finditer(joined):
             if text.start() < len(line) and (float(text[1]), float(text[2])) not in intervals:
-                yield f"docs/{name}:{number}: no file that the page names has the interval {text[0]}"
-        for single in NUMBER.findall(FIGURE.sub("", INTERVAL.sub("", line))) if name not in MIXED else ():
+                yield f"{shown}:{number}: no file that the page names has the interval {text[0]}"
+        for text in RATIO.finditer(joined):
+            decimals = len(text[0].partition(".")[2])
+            if text.start() < len(line) and not {text[0]} & {*numbers, *(f"{ratio:.{decimals}f}" for ratio in ratios)}:
+                yield f"{shown}:{number}: no file that the page names has the ratio {text[0]}"
+        for single in NUMBER.findall(FIGURE.sub("", INTERVAL.sub("", RATIO.sub("", line)))):
             if single not in numbers:
-                yield f"docs/{name}:{number}: no file that the page names has {single}"
+                yield f"{shown}:{number}: no file that the page names has {single}"
     for file in LINK.findall(page):
         if not (DOCS / file).exists():
-            yield f"docs/{name}: {file} does not exist"
+            yield f"{shown}: {file} does not exist"
 
 
 def main() -> None:
     """Write the tables, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", default=list(PAGES), help="names of pages in docs")
+    parser.add_argument("pages", nargs="*", default=list(PAGES), help="paths of pages, relative to docs")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page differs")
     arguments = parser.parse_args()
     if not arguments.check:

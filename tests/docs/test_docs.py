@@ -1,5 +1,6 @@
 """Run the code and the commands of the documentation, as a reader would."""
 
+import os
 import re
 import shlex
 import shutil
@@ -159,6 +160,8 @@ DONE = {
     "methods.md": "docs/test_docs.py: the tutorial; the tables of costs take an hour",
     "tracking.md": "docs/test_docs.py; uploads: serving/test_hub.py",
     "using.md": "docs/test_docs.py",
+    "choosing.md": "docs/test_docs.py",
+    "coming-from.md": "docs/test_docs.py, docs/test_coming_from.py",
     "tutorial.md": "docs/test_site.py, every block",
     "reproduction.md": "docs/test_docs.py: the grid; studies/test_reproduction.py, on few rounds: 80 minutes",
     "data.md": "data/sources, cli/test_cli.py",
@@ -218,6 +221,36 @@ def test_every_command_has_its_options_and_settings(page, words):
     config = given.get("config")
     if changes or config:
         fedpgp.load_config(config if config and Path(config).suffix != ".toml" else None, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["choosing.md", "coming-from.md"])
+def test_the_command_of_a_page_runs(page, small_source, command, tmp_path):
+    """The command of the page on choosing reads a folder of photographs."""
+    for i in range(32):
+        place = tmp_path / "photos" / "abcd"[i % 4] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        small_source.test.image(i).save(place)
+    (block,) = (block for language, block in FENCE.findall(PAGES[page]) if language == "console")
+    assert "fedpgp, shared part" in run(command, block, *sets(*SHORT, "federation.batch_size=1"))
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_make_run_prints(tmp_path):
+    """All columns except the last, the seconds. The images of the README's second table are not in the package."""
+    (line,) = re.findall(r"^\t\$\(BIN\)/fedpgp (compare .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    printed = subprocess.run(
+        [sys.executable, "-m", "fedpgp", *line.split(), "--quiet", "-o", str(tmp_path / "out")],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    blocks = re.findall(r"^```\n(.*?)^```$", PAGES["README.md"], re.MULTILINE | re.DOTALL)
+    shown = next(block for block in blocks if "caltech101" in block).splitlines()
+    assert [re.sub(r" +\d+$", "", line) for line in shown] == [
+        re.sub(r" +\d+$", "", line) for line in printed[: len(shown)]
+    ]
 
 
 def test_the_readmes_python_runs(small, cache, tmp_path, monkeypatch):

@@ -1,21 +1,29 @@
 """The code on the model cards of exports works as printed, with the library of the checkpoint."""
 
 import copy
+import itertools
 import json
-import re
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from cards import code_of, packages_of, run_card
 from families import CLASSICAL, KINDS, TRANSFORMERS, of_transformers, save_classical, sentence_piece_model
 from PIL import Image
 from raising import raises
+from references import path_of_processes
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 import fedpgp
 from fedpgp.backbone import load_backbone
 from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.prepare_image import prepare_image
 from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.errors import ConfigError
-from fedpgp.serving.checkpoint import place
+from fedpgp.serving.checkpoint import place, preprocessing
 from fedpgp.serving.export import export
 from fedpgp.serving.hub import _files as uploaded
 
@@ -23,11 +31,8 @@ SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.lo
 SIGLIPS_OWN = "siglip with its own tokenizer"
 OPENAIS = "CLIP in OpenAI's form"
 OTHERS = (*CLASSICAL, SIGLIPS_OWN, OPENAIS)
-# For an export, the other kinds are equivalent to these. siglip2 is fast, because it has no ONNX file.
-LEVELS = {
-    "siglip2": (),
-    **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip", OPENAIS), pytest.mark.slow),
-}
+# For an export, the other kinds are equivalent to these.
+LEVELS = dict.fromkeys(("siglip", "siglip2", "timm-siglip", "mobileclip", "biomedclip", OPENAIS), pytest.mark.slow)
 REFUSED = {
     **{(kind, "hf"): "--format safetensors" for kind in KINDS if kind not in TRANSFORMERS},
     ("openclip-resnet", "hf"): "--format safetensors",
@@ -90,20 +95,14 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
                 export(run, directory, form)
             continue
         export(run, directory, form)
-        (code,) = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        code = code_of(directory)
         assert "fedpgp" not in code and checkpoint not in code
         assert uploaded(directory), "every file of an export can be uploaded"
-        (directory / "image.png").write_bytes((tmp_path / "image.png").read_bytes())
-        printed = []
-        with monkeypatch.context() as patch:
-            patch.chdir(directory)
-            patch.syspath_prepend(directory)
-            exec(code, {"print": printed.append})
-        (found,) = printed
+        found = run_card(directory, tmp_path / "image.png", path_of_processes(tmp_path))
         if form in ("clip-head", "onnx"):
             assert found == pytest.approx(of_heads, abs=1e-5)
         else:
-            assert found[0].tolist() == pytest.approx([of_prompts[name] for name in some], abs=1e-5)
+            assert found[0] == pytest.approx([of_prompts[name] for name in some], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +136,83 @@ def test_a_class_name_whose_tokens_depend_on_its_position_is_refused(made, small
         with raises(ConfigError, where="format", problem=f"the format {form} is not possible"):
             export(run, tmp_path / form, form)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def trained(small_source, compact, cache):
+    """A run whose clients differ."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+        patch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: compact)
+        changes = [*SHORT, "task.clients=3", "fedpgp.private_learning_rate=3"]
+        yield fedpgp.run("fedpgp", changes=changes, cache=cache)
+
+
+@pytest.fixture
+def loaded(compact, monkeypatch):
+    """The checkpoint is loaded only once."""
+    monkeypatch.setattr("fedpgp.serving.classifier.configured_backbone", lambda *_: compact)
+
+
+def test_a_card_gives_the_figures_of_the_model_in_the_export(trained, loaded, tmp_path):
+    right = trained.answers["base/predicted"].numpy() == trained.answers["base/labels"].numpy()
+    novel = trained.answers["novel/predicted"].numpy() == trained.answers["novel/labels"].numpy()
+    own = trained.outcomes.unpack("own")
+    stated = []
+    for client in range(3):
+        export(trained, tmp_path / f"{client}", "clip-head", client=client)
+        local = f"local {100 * right[client, own[client]].mean():.1f} ({own[client].sum()} images)"
+        base = f"base {100 * right[client].mean():.1f} ({right.shape[1]} images)"
+        stated.append(f"{local}, {base}, novel {100 * novel[client].mean():.1f} ({novel.shape[1]} images).")
+        card = (tmp_path / f"{client}/README.md").read_text(encoding="utf-8")
+        assert f"model (client {client}) after the last round, in percent: {stated[-1]}" in card
+    assert len(set(stated)) > 1, "equal figures cannot show an error"
+    export(trained, tmp_path / "shared", "clip-head")
+    shared = trained.results["shared"]
+    card = (tmp_path / "shared/README.md").read_text(encoding="utf-8")
+    assert f"local {shared['local']:.1f} (mean over 3 clients), base {shared['base']:.1f} (" in card
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+@pytest.mark.parametrize("form", ["safetensors", "clip-head", "hf", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_every_file_of_an_export_has_the_mode_of_a_new_file(form, umask, trained, loaded, tmp_path):
+    before = os.umask(umask)
+    try:
+        export(trained, tmp_path / "out", form)
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {oct(0o666 & ~umask)}, modes
+
+
+def test_pictures_are_prepared_as_transformers_does(compact):
+    pixels = {"size": {"shortest_edge": 40}, "crop_size": 24, "image_mean": [0.1, 0.2, 0.3], "resample": 2}
+    processors = (
+        CLIPImageProcessorPil(size=24, crop_size=24),
+        CLIPImageProcessorPil(**pixels),
+        SiglipImageProcessorPil(size={"height": 24, "width": 24}),
+    )
+    rng = np.random.default_rng(0)
+    for processor in processors:
+        settings = preprocessing(replace(compact, image=ImageEncoder(compact.image.model, processor)), "x")
+        for height, width in itertools.product((13, 24, 27, 31, 90), repeat=2):
+            picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            expected = processor(images=picture, return_tensors="np")["pixel_values"]
+            np.testing.assert_allclose(prepare_image(picture, settings), expected, atol=1e-5)
+    other = CLIPImageProcessorPil(size=24, crop_size=24, do_normalize=False)
+    with raises(ConfigError, where="format", remedy="--format clip-head"):
+        preprocessing(replace(compact, image=ImageEncoder(compact.image.model, other)), "x")
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize("form", ["onnx", "safetensors"])
+def test_the_packages_on_a_card_are_enough_in_a_new_environment(form, trained, loaded, tmp_path):
+    """This needs the package index. With the default index, PyTorch takes several gigabytes."""
+    directory = export(trained, tmp_path / "out", form)
+    Image.new("RGB", (50, 40), "orange").save(directory / "image.png")
+    (directory / "code.py").write_text(code_of(directory), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages_of(directory)], check=True)
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([python, "code.py"], cwd=directory, env=settings, check=True)

@@ -1,17 +1,13 @@
-"""OpenCLIP's preprocessing of images, and therefore OpenAI's, exact to the pixel and without torchvision."""
+"""OpenCLIP's preprocessing of images, and therefore OpenAI's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
+from fedpgp.backbone.prepare_image import normalized, resized
 from fedpgp.errors import CheckpointError
-from fedpgp.runtime.files import write_json
 
 DEFAULTS: Mapping[str, Any] = {  # OpenCLIP's values for keys that a preprocess_cfg omits; mean and std are OpenAI's
     "size": 224,
@@ -87,50 +83,10 @@ class OpenClipProcessor:
         """
         pictures = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         if do_resize or do_center_crop:
-            pictures = [self._resized(picture) for picture in pictures]
-        values = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
-        mean, deviation = (_of_channels(self.settings[name]) for name in ("mean", "std"))
-        pixels = (values.float() / 255 - mean) / deviation
-        return {"pixel_values": pixels if return_tensors == "pt" else pixels.numpy()}
-
-    def _resized(self, picture: Image.Image) -> Image.Image:
-        """Return the image in the tower's size: resized, then cropped or padded where a side does not fit."""
-        size, mode = self.settings["size"], self.settings["resize_mode"]
-        height, width = (size, size) if isinstance(size, int) else size
-        resample = Image.Resampling.BICUBIC
-        if self.settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width):
-            resample = Image.Resampling.BILINEAR  # OpenCLIP ignores it for "shortest" if not square
-        if mode == "squash":
-            return picture.resize((width, height), resample)
-        if mode == "shortest" and height == width:
-            shorter = min(picture.size)
-            sides = [int(height * side / shorter) if side > shorter else height for side in picture.size]
-        else:
-            ratios = picture.width / width, picture.height / height
-            ratio = max(ratios) if mode == "longest" else min(ratios)
-            sides = [max(1, round(side / ratio)) for side in picture.size]
-        resized = picture.resize((sides[0], sides[1]), resample)
-        if resized.size == (width, height):
-            return resized
-        filled = Image.new("RGB", (width, height), (self.settings["fill_color"],) * 3)
-        filled.paste(resized, (_offset(width, sides[0]), _offset(height, sides[1])))
-        return filled
+            pictures = [resized(picture, self.settings) for picture in pictures]
+        pixels = normalized(pictures, self.settings)
+        return {"pixel_values": torch.from_numpy(pixels) if return_tensors == "pt" else pixels}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings."""
         return dict(self.settings)
-
-    def save_pretrained(self, directory: Path) -> None:
-        """Write the settings to preprocess_cfg.json in a directory."""
-        write_json(Path(directory) / "preprocess_cfg.json", self.to_dict())
-
-
-def _offset(wanted: int, given: int) -> int:
-    """Return where an image starts in a larger or smaller one, in pixels, rounded as in torchvision."""
-    return (wanted - given) // 2 if given < wanted else -round((given - wanted) / 2)
-
-
-def _of_channels(value: float | Sequence[float]) -> Tensor:
-    """Return one value per channel as a tensor [3, 1, 1]."""
-    values = [value] * 3 if isinstance(value, (int, float)) else list(value)
-    return torch.tensor(values, dtype=torch.float32)[:, None, None]

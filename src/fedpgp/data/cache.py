@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedpgp.errors import OutputError
+from fedpgp.runtime.files import apply_umask
 
 FORMAT = "3"  # version of the files and of image reading; features of another version are computed again
 OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
@@ -106,6 +107,7 @@ class CacheEntry:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             save_file({"features": features}, written, {**metadata, "sha256": digest.hexdigest()})
+            apply_umask(written)
             os.replace(written, file)
         except (OSError, SafetensorError) as error:
             written.unlink(missing_ok=True)

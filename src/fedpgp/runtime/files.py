@@ -62,6 +62,16 @@ def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         raise
 
 
+def apply_umask(file: Path) -> None:
+    """Give a file the mode of a new file. Some libraries write files that only their owner can read."""
+    fresh = file.with_name(f".{file.name}.mode")
+    try:
+        fresh.touch()
+        file.chmod(fresh.stat().st_mode & 0o777)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def make_directory(directory: Path, mode: int) -> None:
     """Make a directory and its missing parents, all with the same mode; pathlib applies the mode to the last only."""
     for place in reversed([directory, *directory.parents]):

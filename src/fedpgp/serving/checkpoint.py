@@ -10,22 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.convert import standard_processor
-from fedpgp.backbone.files import HUB_PREFIX
+from fedpgp.backbone.files import HUB_PREFIX, TOKENIZER
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.open_clip_models import CONFIG, PREFIX
-from fedpgp.backbone.open_clip_processor import OpenClipProcessor
+from fedpgp.backbone.open_clip_processor import DEFAULTS, OpenClipProcessor
+from fedpgp.backbone.prepare_image import prepare_image
 from fedpgp.backbone.resnet import ResNetTower
-from fedpgp.backbone.tokens import Tokenizer, text_ids
+from fedpgp.backbone.tokens import AnyTokenizer, Tokenizer, text_ids
 from fedpgp.backbone.transformers_models import TextPart
 from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
 
 WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # words that are a single token in most vocabularies
+SIDES = ((41, 97), (530, 231))  # heights and widths of pictures with which the preprocessing is compared
 
 
 def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_clip"]:
@@ -41,6 +45,19 @@ def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_c
             remedy="Use --format onnx, or train on the same model from OpenCLIP, such as open_clip:RN50/openai",
         )
     return "transformers"
+
+
+def packages(backbone: Backbone, library: str) -> list[str]:
+    """Return the packages that the code of a card needs, as arguments of `pip install`."""
+    if library == "onnxruntime":
+        return ["onnxruntime", "numpy", "pillow"]
+    tokenizer: Any = backbone.tokenizer
+    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, AnyTokenizer) else tokenizer
+    pieces = ["sentencepiece", "protobuf"] if hasattr(tokenizer, "sp_model") else []
+    if library == "transformers":
+        return ['"transformers>=5"', "torch", "pillow", *pieces]
+    own = Path(tokenizer.name_or_path).name != TOKENIZER  # OpenCLIP reads every other tokenizer with transformers
+    return ['"open_clip_torch>=3.2"', "pillow", *(["transformers"] if own else []), *pieces]
 
 
 def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
@@ -101,6 +118,42 @@ def transformers_processor(backbone: Backbone) -> Any:
     if isinstance(processor, OpenClipProcessor):
         return standard_processor(backbone.image.size[0], processor.settings)
     return processor
+
+
+def preprocessing(backbone: Backbone, name: str) -> dict[str, Any]:
+    """Return the settings with which `prepare_image` makes the same pixels as the checkpoint's own preprocessing.
+
+    Raises
+    ------
+    ConfigError
+        If `prepare_image` cannot do what the checkpoint's preprocessing does.
+    """
+    processor = backbone.image.processor
+    if isinstance(processor, OpenClipProcessor):
+        return processor.to_dict()
+    given = processor.to_dict()
+    width, height = backbone.image.size
+    settings = {
+        **DEFAULTS,
+        "size": [height, width],
+        **{key: given[f"image_{key}"] for key in ("mean", "std")},
+        "interpolation": Image.Resampling(given["resample"]).name.lower(),
+    }
+    if "shortest_edge" in given["size"]:
+        settings |= {"shorter_side": given["size"]["shortest_edge"], "crop": "floor"}
+    else:
+        settings |= {"resize_mode": "squash"}
+    for sides in SIDES:
+        values = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
+        expected = processor(images=Image.fromarray(values), return_tensors="np")["pixel_values"]
+        if not np.allclose(prepare_image(Image.fromarray(values), settings), expected, atol=1e-5):
+            raise ConfigError(
+                f"the format onnx is not possible, because the preprocessing of {name} has steps other than resizing,"
+                " cropping and normalizing",
+                where="format",
+                remedy="Use --format clip-head",
+            )
+    return settings
 
 
 def reading(backbone: Backbone, library: str) -> str:

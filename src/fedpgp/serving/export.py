@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.tokens import AnyTokenizer
 from fedpgp.backbone.transformers_models import PatchedProcessor
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
-from fedpgp.runtime.files import new_directory, write, write_json
+from fedpgp.runtime.files import apply_umask, new_directory, write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.serving import checkpoint
 from fedpgp.serving.classifier import Classes, Classifier, load
@@ -31,7 +30,7 @@ from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # the file that is written last, and a line that identifies it
-READER = "read_image.py"  # reads images in the card's code, as fedpgp does
+READER, PREPARER = "read_image.py", "prepare_image.py"  # read and prepare images in the card's code, as fedpgp does
 SHOWN = 3  # class names in a card's example
 
 
@@ -101,6 +100,9 @@ def export(
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
         write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
         write(scratch / CARD, _card(run, classifier, format, facts).encode())
+        for file in scratch.rglob("*"):
+            if file.is_file():
+                apply_umask(file)
     return directory
 
 
@@ -176,6 +178,7 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
             where="format",
             remedy="Use --format clip-head",
         )
+    preprocessing = checkpoint.preprocessing(classifier.backbone, run.config.backbone.checkpoint)
     served = _Served(classifier, head_of(classifier, classes)).float().eval()
     width, height = classifier.backbone.image.size
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -202,10 +205,9 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     _check_same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
     write(directory / "classes.json", (json.dumps(classes.names, ensure_ascii=False, indent=1) + "\n").encode())
-    processor = classifier.backbone.image.processor
-    processor.save_pretrained(directory)
-    library = "open_clip" if isinstance(processor, OpenClipProcessor) else "transformers"
-    return {"library": library, "count": len(classes.names), "height": height, "width": width}
+    write_json(directory / "preprocess_cfg.json", preprocessing)
+    write(directory / PREPARER, (resources.files("fedpgp.backbone") / PREPARER).read_bytes())
+    return {"library": "onnxruntime", "count": len(classes.names), "height": height, "width": width}
 
 
 def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
 
 
 def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]) -> str:
-    task, figures = run.results["task"], run.results["final"]
+    task = run.results["task"]
     name, licence = run.config.backbone.checkpoint, classifier.backbone.licence
     header = {"license": licence, "base_model": name}
     examples = json.dumps([name.replace("_", " ") for name in classifier.base[:SHOWN]], ensure_ascii=False)
@@ -294,12 +296,31 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
         checkpoint=name,
         seed=run.seed,
         version=__version__,
-        accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
+        accuracies=_accuracies(run, classifier.client),
+        packages=" ".join(checkpoint.packages(classifier.backbone, facts["library"])),
         usage=_card_template(f"{facts['library']}/{format}").substitute(
             facts, examples=examples, image=checkpoint.reading(classifier.backbone, facts["library"])
         ),
         licence=licence,
     )
+
+
+def _accuracies(run: Run, client: int | None) -> str:
+    """Return the test accuracies of a model after the last round, with the numbers of test images, as text."""
+    rows, outcomes, counts = run.results["clients"], run.outcomes, {}
+    places = {row["client"]: place for place, row in enumerate(rows)}
+    if client is not None and client not in places:
+        return "not measured"
+    figures = run.results["shared"] if client is None else rows[places[client]]
+    if outcomes is not None:
+        counts = {"base": outcomes.base_images, "novel": outcomes.novel_images}
+        if client is not None:
+            counts["local"] = int(outcomes.unpack("own")[places[client]].sum())
+    notes = {name: f" ({count} images)" for name, count in counts.items()}
+    if client is None:
+        notes["local"] = f" (mean over {len(rows)} clients)"
+    names = [name for name in ("local", "base", "novel") if name in figures]
+    return ", ".join(f"{name} {figures[name]:.1f}{notes.get(name, '')}" for name in names)
 
 
 def _arguments(values: Mapping[str, Any]) -> str:

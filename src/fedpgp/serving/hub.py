@@ -4,14 +4,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedpgp.errors import OutputError
-from fedpgp.serving.export import CARD, READER, is_export
+from fedpgp.serving.export import CARD, PREPARER, READER, is_export
 
 WRITTEN = (
-    CARD, READER, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
-    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "generation_config.json",
-    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "*.model",
-    "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "preprocess_cfg.json",
+    CARD, READER, PREPARER, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx",
+    "config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+    "*.model", "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
+    "preprocess_cfg.json",
 )  # fmt: skip
 TEXT_CONFIG = Path("text/config.json")  # config of the text tower in some OpenCLIP models
 

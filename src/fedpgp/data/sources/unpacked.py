@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.errors import DataError
+from fedpgp.runtime.files import apply_umask
 
 FORMAT = "1"  # version of the cached files; files of another version are not used
 AT_ONCE = 4096  # number of pictures that are hashed together
@@ -108,6 +109,7 @@ def _write(file: Path, pixels: NDArray[np.uint8]) -> None:
             np.save(opened, pixels, allow_pickle=False)
             opened.flush()
             os.fsync(opened.fileno())
+            apply_umask(Path(opened.name))
             os.replace(opened.name, file)
         finally:
             Path(opened.name).unlink(missing_ok=True)
