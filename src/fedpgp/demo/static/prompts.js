@@ -1,0 +1,102 @@
+// How the prompts move: cosines, a map, and the words nearest to the prompts.
+
+import { PromptMap, lineChart } from "./charts.js";
+import { at, el, onlyIfNew } from "./page.js";
+
+const WIDE = 480; // px from which a figure is drawn wide; narrower figures keep the letters legible on a telephone
+const cosine = (value) => (value === undefined ? "–" : value.toFixed(3));
+const empty = (what) => el("p", { class: "soft" }, `Start a federation to see the ${what}.`);
+
+let shown = null; // the last view
+let map = null;
+
+// The third client's prompt moves with every μ in both subjects, so the page begins with it.
+at("whose").append(...[1, 2, 3, 4, 5, 6].map((i) => el("option", { value: i, selected: i === 3 }, `client ${i}`)));
+at("whose").addEventListener("change", () => prompts(shown));
+
+export function prompts(view) {
+  shown = view;
+  const last = view?.run?.rounds.at(-1);
+  const whose = Number(at("whose").value);
+  onlyIfNew("prompts", [view?.server, view?.run?.number, last, view?.before, whose, at("apart").clientWidth < WIDE], () => {
+    at("apart").className = `client-${whose}`;
+    at("apart").replaceChildren(...apart(view?.run, view?.before, whose));
+    at("words").replaceChildren(...(last ? words(last, whose) : [empty("words")]));
+    if (last) position(last);
+    else at("map").replaceChildren(empty("map"));
+    if (!last) map = null;
+  });
+}
+
+function apart(run, before, whose) {
+  const rounds = run?.rounds ?? [];
+  const last = rounds.at(-1);
+  const earlier = before?.rounds.find((one) => one.round === last?.round);
+  const shared = (all) => all.map((one) => [one.round, one.to_guidance[0]]);
+  const own = (all) => all.map((one) => [one.round, one.to_guidance[whose]]);
+  // The first prompts are random. After some rounds, the axis leaves them out.
+  const settled = [rounds.slice(rounds.length > 4 ? 2 : 0), before?.rounds.slice(2) ?? []].flat().flatMap((one) => [one.to_guidance[0], one.to_guidance[whose]]);
+  const figure = (name, of) => el("div", {}, el("dt", {}, ...name), el("dd", {}, el("b", {}, cosine(last && of(last))), earlier ? el("span", {}, ` before ${cosine(of(earlier))}`) : ""));
+  const facts = [
+    figure(["shared prompt and CLIP"], (one) => one.to_guidance[0]),
+    figure([`client ${whose}’s prompt and CLIP`], (one) => one.to_guidance[whose]),
+    figure([`client ${whose}’s and the shared prompt`], (one) => one.to_global[whose]),
+  ];
+  const chart = lineChart({
+    series: [
+      ...(before
+        ? [
+            { values: shared(before.rounds), line: "shared-line earlier" },
+            { values: own(before.rounds), line: "client-line earlier" },
+          ]
+        : []),
+      { values: own(rounds), line: "client-line", dots: "client-dot", name: `client ${whose}`, whose: `client-${whose}`, gap: shared(rounds) },
+      { values: shared(rounds), line: "shared-line", dots: "shared-dot", name: "shared" },
+    ],
+    rounds: run?.choices.rounds ?? 12,
+    low: settled.length ? Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)) : 0,
+    high: 1,
+    width: at("apart").clientWidth < WIDE ? 360 : 660,
+    height: 230,
+    names: 66,
+    label: last
+      ? `Cosines after round ${last.round} with μ ${run.choices.mu}: shared prompt and CLIP ${cosine(last.to_guidance[0])}, client ${whose}’s prompt and CLIP ${cosine(last.to_guidance[whose])}, both prompts ${cosine(last.to_global[whose])}`
+      : "Cosines: no federation is running yet",
+  });
+  const note = `Cosine of the text features of a prompt and of CLIP’s “a photo of a …”, as a mean over the base classes. With 1, a prompt changes nothing.${
+    before ? ` The dashed lines belong to the federation with ${settings(before.choices)}.` : ""
+  }`;
+  return [chart, el("dl", { class: "facts" }, ...facts), el("p", { class: "soft" }, note)];
+}
+
+function settings({ mu, bottleneck, heterogeneity }) {
+  const title = shown.setting?.mixtures[heterogeneity].title;
+  return `μ ${mu.toFixed(1)}, b ${bottleneck} and heterogeneity “${title}”`;
+}
+
+function position(last) {
+  map ??= new PromptMap(at("map"), at("map").clientWidth < WIDE ? [340, 320] : [520, 440]);
+  map.show(
+    last.map.trails,
+    `Round ${last.round}: the shared prompt’s cosine with CLIP’s own text features is ${cosine(last.to_guidance[0])}; the clients’ are ` +
+      `${last.to_guidance.slice(1).map((value, i) => `client ${i + 1} ${cosine(value)}`).join(", ")}. ` +
+      `The plane shows ${Math.round(100 * last.map.shown)} percent of the squared distances.`,
+  );
+}
+
+function words(last, whose) {
+  const [shared, own] = [last.words[0], last.words[whose]];
+  const row = (found, other) => el("ol", {}, ...found.map((word, i) => el("li", other && word !== other[i] ? { class: "changed" } : {}, word)));
+  const changed = own.filter((word, i) => word !== shared[i]).length;
+  return [
+    el(
+      "dl",
+      { class: `words client-${whose}` },
+      el("dt", {}, el("span", { class: "badge shared", role: "img", "aria-label": "shared prompt" }, "G")),
+      el("dd", {}, row(shared, null)),
+      el("dt", {}, el("span", { class: "badge", role: "img", "aria-label": `client ${whose}` }, String(whose))),
+      el("dd", {}, row(own, shared)),
+    ),
+    el("p", { class: "soft" }, changed ? `✱ ${changed} of ${own.length} vectors of client ${whose} have another nearest word.` : `All vectors of client ${whose} have the same nearest words.`),
+  ];
+}
