@@ -1,9 +1,11 @@
 """A small stage for the tests of the demo, and its visitors."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from demo_pages import KINDS, Demo
 from demo_visits import visiting
 
 from fedpgp.data.features import split_features
@@ -42,3 +44,47 @@ def visitor(stage):
     with visiting(show) as client:
         yield client
     assert show.view()["run"] is None
+
+
+@pytest.fixture
+def demo(cache, tmp_path):
+    """A demo in a separate process, which is stopped after the test."""
+    demo = Demo(cache, tmp_path / "err")
+    demo.address = demo.start()
+    yield demo
+    demo.stop()
+
+
+@pytest.fixture
+def address(demo):
+    return demo.address
+
+
+@pytest.fixture
+def faults():
+    """Faults that the pages of a test reported. There must be none in the end, except refusals with a message."""
+    faults = []
+    yield faults
+    assert [fault for fault in faults if not re.search("status of (409|422)", fault)] == []
+
+
+@pytest.fixture
+def visit(browser, address, faults):
+    """Open the page, and note all that it loads from other hosts, and the errors of the console."""
+    pages = []
+
+    def open_page(address=address, context=None, **options):
+        options = {"viewport": {"width": 1360, "height": 900}, **options}
+        page = context.new_page() if context else browser.new_page(**options)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "console", lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type in KINDS else None
+        )
+        page.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else faults.append(asked.url))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()

@@ -49,14 +49,10 @@ function charts(run) {
 
 // held: the data of each client; run: the federation of these clients, or null before the start.
 export function clients(held, run, subject) {
-  if (!held) {
-    at("mixture").textContent = "";
-    return at("clients").replaceChildren();
-  }
-  at("mixture").textContent = `Heterogeneity “${held.title}”. ${held.about} The bars show Local with the client’s own prompt, and the marks show Local of zero-shot CLIP.`;
+  at("mixture").textContent = held && `Heterogeneity “${held.title}”. ${held.about} The bars show Local with the client’s own prompt, and the marks show Local of zero-shot CLIP.`;
   onlyIfNew("cards", [held, subject], () =>
     at("clients").replaceChildren(
-      ...held.clients.map((client, i) =>
+      ...(held?.clients ?? []).map((client, i) =>
         el(
           "li",
           { class: `client-${i + 1}` },
