@@ -1,4 +1,4 @@
-"""Several viewers of one demo: all see the same state, and each is told what the others did."""
+"""Several viewers of one demo: all see the same state, and the view says what each of them did."""
 
 import asyncio
 import json
@@ -105,7 +105,7 @@ def test_a_moved_slider_starts_the_federation_again_and_keeps_the_one_before(sho
     assert after["action"] == {"by": "anna", "what": "moved μ to 3, so the federation starts again"}
 
 
-def test_who_moves_a_slider_of_a_federation_that_somebody_else_has_changed_is_told(show, viewers, training):
+def test_a_moved_slider_of_a_federation_that_another_viewer_has_changed_is_refused(show, viewers, training):
     viewers("anna", "/api/start", {"rounds": 2})
     viewers("ben", "/api/start?replaces=1", {"rounds": 2, "mu": 3})
     training.may_end.release()

@@ -34,8 +34,11 @@ function apart(run, before, whose) {
   const earlier = before?.rounds.find((one) => one.round === last?.round);
   const shared = (all) => all.map((one) => [one.round, one.to_guidance[0]]);
   const own = (all) => all.map((one) => [one.round, one.to_guidance[whose]]);
-  // The first prompts are random. After some rounds, the axis leaves them out.
-  const settled = [rounds.slice(rounds.length > 4 ? 2 : 0), before?.rounds.slice(2) ?? []].flat().flatMap((one) => [one.to_guidance[0], one.to_guidance[whose]]);
+  // The first prompts are random, and far from CLIP. After some rounds, the axis and the lines leave them out.
+  const lower = (one) => Math.min(one.to_guidance[0], one.to_guidance[whose]);
+  const settled = [...rounds.slice(rounds.length > 4 ? 2 : 0), ...(before?.rounds.slice(2) ?? [])].map(lower);
+  const low = settled.length ? Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)) : 0;
+  const [now, past] = [rounds, before?.rounds ?? []].map((all) => all.filter((one) => lower(one) >= low));
   const figure = (name, of) => el("div", {}, el("dt", {}, ...name), el("dd", {}, el("b", {}, cosine(last && of(last))), earlier ? el("span", {}, ` before ${cosine(of(earlier))}`) : ""));
   const facts = [
     figure(["shared prompt and CLIP"], (one) => one.to_guidance[0]),
@@ -44,17 +47,13 @@ function apart(run, before, whose) {
   ];
   const chart = lineChart({
     series: [
-      ...(before
-        ? [
-            { values: shared(before.rounds), line: "shared-line earlier" },
-            { values: own(before.rounds), line: "client-line earlier" },
-          ]
-        : []),
-      { values: own(rounds), line: "client-line", dots: "client-dot", name: `client ${whose}`, whose: `client-${whose}`, gap: shared(rounds) },
-      { values: shared(rounds), line: "shared-line", dots: "shared-dot", name: "shared" },
+      { values: shared(past), line: "shared-line earlier" },
+      { values: own(past), line: "client-line earlier" },
+      { values: own(now), line: "client-line", dots: "client-dot", name: `client ${whose}`, whose: `client-${whose}`, gap: shared(now) },
+      { values: shared(now), line: "shared-line", dots: "shared-dot", name: "shared" },
     ],
     rounds: run?.choices.rounds ?? 12,
-    low: settled.length ? Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)) : 0,
+    low,
     high: 1,
     width: at("apart").clientWidth < WIDE ? 360 : 660,
     height: 230,
