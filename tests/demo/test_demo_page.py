@@ -85,6 +85,7 @@ def test_dark_mode_on_a_small_screen_and_two_visitors_of_whom_one_starts(visit, 
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
     page.locator("#start").click()
     training(other, 2)
+    check_accessible(page)
     other.locator("#stop").click()
     expect(page.locator("#status")).to_contain_text("Stopped after round", timeout=20_000)
     page.locator("#heterogeneity").fill("2")

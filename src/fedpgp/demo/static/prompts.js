@@ -4,20 +4,28 @@ import { PromptMap, lineChart } from "./charts.js";
 import { at, el, onlyIfNew } from "./page.js";
 
 const WIDE = 480; // px from which a figure is drawn wide; narrower figures keep the letters legible on a telephone
+const CLOSE = 0.99; // cosine above which a client's prompt counts as close to the shared prompt
 const cosine = (value) => (value === undefined ? "–" : value.toFixed(3));
 const empty = (what) => el("p", { class: "soft" }, `Start a federation to see the ${what}.`);
 
 let shown = null; // the last view
 let map = null;
 
-// The third client's prompt moves with every μ in both subjects, so the page begins with it.
-at("whose").append(...[1, 2, 3, 4, 5, 6].map((i) => el("option", { value: i, selected: i === 3 }, `client ${i}`)));
+at("whose").append(el("option", { value: 0 }, "the farthest client"), ...[1, 2, 3, 4, 5, 6].map((i) => el("option", { value: i }, `client ${i}`)));
 at("whose").addEventListener("change", () => prompts(shown));
+
+// The chosen client, or the one whose prompt is farthest from the shared prompt; the first one while all are close.
+function chosen(last) {
+  if (at("whose").value !== "0") return Number(at("whose").value);
+  const near = last?.to_global ?? [1];
+  const least = Math.min(...near);
+  return least < CLOSE ? near.indexOf(least) : 1;
+}
 
 export function prompts(view) {
   shown = view;
   const last = view?.run?.rounds.at(-1);
-  const whose = Number(at("whose").value);
+  const whose = chosen(last);
   onlyIfNew("prompts", [view?.server, view?.run?.number, last, view?.before, whose, at("apart").clientWidth < WIDE], () => {
     at("apart").className = `client-${whose}`;
     at("apart").replaceChildren(...apart(view?.run, view?.before, whose));
