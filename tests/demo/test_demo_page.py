@@ -1,7 +1,6 @@
 """The demo in a real browser, for a visitor with a mouse and a visitor with only a keyboard."""
 
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from demo_pages import MOST, check_accessible, trained, training
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -21,72 +21,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-MOST = 60  # seconds from the start to a trained federation
-KINDS = ("error", "warning")  # kinds of console messages that fail a test
 SCRIPT = "<script>document.title = 'run'</script>"
+OUTLINED = """() => {
+  const one = document.activeElement;
+  const marked = [one, one.nextElementSibling, one.closest('label'), document.querySelector(`label[for="${one.id}"]`)];
+  return one === document.body || marked.some(mark => mark && parseFloat(getComputedStyle(mark).outlineWidth) >= 2
+    && getComputedStyle(mark).outlineStyle !== 'none');
+}"""
 IMAGE = "<img src=x onerror=\"document.title='run'\">"
 
 
-@pytest.fixture
-def address(cache, tmp_path):
-    """Address of a demo in a separate process, which must end without an error at Ctrl-C."""
-    command = [sys.executable, "-m", "fedpgp", "demo", "--port", "0", "--cache-dir", str(cache)]
-    with (
-        (tmp_path / "err").open("w+") as err,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process,
-    ):
-        line = process.stdout.readline()
-        yield re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-        err.seek(0)
-        assert err.read() == "fedpgp demo has stopped.\n"
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open the page; at the end, check that it loaded nothing from other hosts and that the console has no errors."""
-    faults, pages = [], []
-
-    def open_page(**options):
-        page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **options})
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "console", lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type in KINDS else None
-        )
-        page.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else faults.append(asked.url))
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert [
-        fault for fault in faults if "status of 422" not in fault
-    ] == []  # Chromium reports requests that the server refused with a message
-
-
-def training(page, rounds: int) -> None:
-    """Wait until a federation that is still training has finished this many rounds.
-
-    It checks in every frame, because a check once a second could miss a round.
-    """
-    page.wait_for_function(
-        "rounds => document.querySelectorAll('#rounds tbody tr').length >= rounds && start.disabled",
-        arg=rounds,
-        timeout=1000 * MOST,
-    )
-
-
-def trained(page) -> float:
-    """Wait for the end of the training, and return the seconds."""
-    started = time.monotonic()
-    expect(page.locator("#status")).to_contain_text("Finished", timeout=1000 * MOST)
-    return time.monotonic() - started
-
-
-def test_a_visitor_trains_a_federation_and_classifies_a_picture(visit, shoot, check_accessible):
+def test_a_visitor_trains_a_federation_and_classifies_a_picture(visit, shoot):
     page = visit(color_scheme="light")
     started = time.monotonic()
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
@@ -134,12 +79,13 @@ def test_a_visitor_trains_a_federation_and_classifies_a_picture(visit, shoot, ch
     check_accessible(page)
 
 
-def test_dark_mode_on_a_small_screen_and_two_visitors_of_whom_one_starts(visit, shoot, check_accessible):
+def test_dark_mode_on_a_small_screen_and_two_visitors_of_whom_one_starts(visit, shoot):
     page = visit(color_scheme="dark")
     other = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
     page.locator("#start").click()
     training(other, 2)
+    check_accessible(page)
     other.locator("#stop").click()
     expect(page.locator("#status")).to_contain_text("Stopped after round", timeout=20_000)
     page.locator("#heterogeneity").fill("2")
@@ -156,9 +102,7 @@ def test_dark_mode_on_a_small_screen_and_two_visitors_of_whom_one_starts(visit, 
     assert other.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_photograph_is_classified_in_dark_mode_on_a_small_screen_with_a_keyboard(
-    visit, shoot, check_accessible, tmp_path
-):
+def test_a_photograph_is_classified_in_dark_mode_on_a_small_screen_with_a_keyboard(visit, shoot, tmp_path):
     rng = np.random.default_rng(0)
     photograph, names = tmp_path / "photograph.jpg", ["hedgehog", "pizza", "quilt"]
     Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1200, 900)).save(photograph)
@@ -214,6 +158,7 @@ def test_everything_can_be_done_with_a_keyboard(visit, shoot):
     def tab_to(wanted: str) -> None:
         for _ in range(60):
             page.keyboard.press("Tab")
+            assert page.evaluate(OUTLINED), page.evaluate("document.activeElement.outerHTML")
             if page.evaluate(
                 "[document.activeElement.id, document.activeElement.name].includes(arguments_)".replace(
                     "arguments_", repr(wanted)
@@ -226,13 +171,19 @@ def test_everything_can_be_done_with_a_keyboard(visit, shoot):
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#heterogeneity-value")).to_have_text("strong")
     expect(page.locator("#mixture")).to_contain_text("strong")
-    tab_to("mu")
-    page.keyboard.press("End")
     tab_to("bottleneck")
     page.keyboard.press("Home")
+    page.locator(".skip").focus()
+    tab_to("mu")
+    page.keyboard.press("End")
     tab_to("start")
     page.keyboard.press("Enter")
     training(page, 1)
+    expect(page.locator("#start")).to_be_focused()  # a button that cannot be pressed now keeps the focus
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#action")).to_contain_text("You moved μ to 4.9")
+    expect(page.locator("#mu")).to_be_focused()
     tab_to("stop")
     page.keyboard.press("Space")
     expect(page.locator("#status")).to_contain_text("Stopped", timeout=20_000)
@@ -252,22 +203,6 @@ def test_everything_can_be_done_with_a_keyboard(visit, shoot):
     expect(page.locator("#answers > li")).to_have_count(8)
     page.locator("#classify").focus()
     shoot(page, "demo-keyboard")
-
-
-def test_a_dropped_file_that_is_not_a_picture_or_too_large_is_refused(visit, tmp_path):
-    page = visit()
-    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
-    text, huge = tmp_path / "../cat<b>.png", tmp_path / "huge.png"
-    text.write_text("no picture")
-    with huge.open("wb") as file:
-        file.truncate(200 * 2**20)
-    page.locator("#file").set_input_files(text)
-    expect(page.locator("#answer-fault")).to_contain_text("cat<b>.png cannot be read as a picture")
-    page.locator("#file").set_input_files(huge)
-    expect(page.locator("#answer-fault")).to_contain_text("200 MB")
-    page.locator("#clear").click()
-    page.get_by_role("button", name="Classify").click()
-    expect(page.locator("#answer-fault")).to_contain_text("There is no picture yet")
 
 
 def test_the_server_refuses_what_is_too_large_at_once_and_a_second_demo_needs_another_port(address, cache):

@@ -174,7 +174,7 @@ DONE = {
     "published-settings.md": "methods/test_published.py",
     "results.md": "docs/test_results.py: figures; studies/test_reproduction.py, on few rounds: an hour",
     "results-icons.md": "report/test_comparison.py, studies/test_ablation.py, on few rounds: an hour and a half",
-    "demo.md": "demo/test_demo.py, demo/test_demo_page.py",
+    "demo.md": "demo/test_demo_federation.py, demo/test_demo_page.py",
     "benchmark.md": "bench/test_bench.py, on small shapes: minutes on an idle core",
 }
 

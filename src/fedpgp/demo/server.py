@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -22,27 +22,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fedpgp.data.decode import decode, reason, unheard
-from fedpgp.data.read_image import open_image
 from fedpgp.demo.federation import holdings
 from fedpgp.demo.guard import Guard
 from fedpgp.demo.show import BusyError, Show
-from fedpgp.demo.stage import MIXTURES, SUBJECTS, DemoSetup, choices_of
+from fedpgp.demo.stage import SUBJECTS, DemoSetup, choices_of
+from fedpgp.demo.uploads import class_names, number, picture_of
 from fedpgp.errors import ConfigError, DataError, FedPGPError
 
-PAGE = {  # all files that are served: the path of a request is never used as a path of a file
-    "/": ("index.html", "text/html"),
-    "/demo.css": ("demo.css", "text/css"),
-    "/demo.js": ("demo.js", "text/javascript"),
-    "/draw.js": ("draw.js", "text/javascript"),
-    "/charts.js": ("charts.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# All files that are served: the path of a request is never used as a path of a file.
+PAGE = {"/": "index.html"} | {
+    f"/{name}": name
+    for name in (
+        *("demo.css", "icon.svg", "demo.js", "connection.js", "federation.js", "prompts.js", "classify.js"),
+        *("page.js", "charts.js", "draw.js"),
+    )
 }
-NO_IMAGES = "This machine has only the features of the images, so the page shows no images."
 LOOK = 0.1  # seconds between two checks for news
-ALIVE = 15.0  # seconds without news after which a stream sends a sign of life
-MOST_PIXELS = 32_000_000
-CONNECTIONS = 64
+ALIVE = 5.0  # seconds without news after which a stream sends a sign of life, which the page waits for
+VIEWER = re.compile(r"[0-9a-z]{1,16}")  # the name that a page gives itself
+CONNECTIONS = 256
 
 
 def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
@@ -62,24 +61,9 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         yield
         show.close()
 
-    def setting(request: Request) -> Response:
-        """Return what depends only on the subject: the slider's positions, class names, pictures to classify."""
-        stage = show.stage()
-        names, labels = stage.source.class_names, stage.test.labels
-        half = len(names) // 2
-        return JSONResponse(
-            {
-                "about": stage.subject.about + ("" if stage.has_images else " " + NO_IMAGES),
-                "mixtures": [{"title": mixture.title, "about": mixture.about} for mixture in MIXTURES],
-                "base": names[:half],
-                "novel": names[half:],
-                "samples": [[index, names[labels[index]]] for index in stage.samples],
-            }
-        )
-
     def clients(request: Request) -> Response:
         """Return the data that each client would have with these settings."""
-        given = {name: _number(name, value) for name, value in request.query_params.items()}
+        given = {name: number(name, value) for name, value in request.query_params.items()}
         return JSONResponse(holdings(show.stage(), choices_of(given)))
 
     async def subject(request: Request) -> Response:
@@ -89,15 +73,16 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             allowed = f"one of {', '.join(SUBJECTS)}"
             remedy = "Choose one of these subjects"
             raise ConfigError(where="the subject", allowed=allowed, got=str(given)[:20], remedy=remedy)
-        await run_in_threadpool(show.open, chosen)
+        await run_in_threadpool(show.open, chosen, _viewer(request))
         return JSONResponse({}, 202)
 
     async def start(request: Request) -> Response:
-        number = await run_in_threadpool(show.start, choices_of(await _json(request)))
-        return JSONResponse({"run": number}, 202)
+        choices, replaces = choices_of(await _json(request)), request.query_params.get("replaces")
+        replaced = None if replaces is None else number("replaces", replaces)
+        return JSONResponse({"run": await run_in_threadpool(show.start, choices, _viewer(request), replaced)}, 202)
 
     async def stop(request: Request) -> Response:
-        show.stop()
+        show.stop(_viewer(request))
         return JSONResponse({}, 202)
 
     async def classify(request: Request) -> Response:
@@ -110,7 +95,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             if content is not None:
                 picture = picture_of(content)
             elif isinstance(sample, str):
-                picture = show.stage().sample(_number("sample", sample))
+                picture = show.stage().sample(number("sample", sample))
             else:
                 raise DataError("there is no picture to classify", remedy="Draw one, or choose a file")
             return show.classify(picture, names)
@@ -131,14 +116,13 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         )
 
     def page(request: Request) -> Response:
-        name, kind = PAGE[request.url.path]
+        name = PAGE[request.url.path]
         content = (resources.files("fedpgp.demo") / "static" / name).read_bytes()
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+        return Response(content, media_type=KINDS[Path(name).suffix], headers={"cache-control": "no-cache"})
 
     return Starlette(
         routes=[
             *(Route(path, page) for path in PAGE),
-            Route("/api/setting", setting),
             Route("/api/clients", clients),
             Route("/api/events", events),
             Route("/api/subject", subject, methods=["POST"]),
@@ -154,23 +138,23 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
 
 
 async def _news(show: Show) -> AsyncIterator[str]:
-    """Yield server-sent events with the view whenever it changes; each round is sent only once."""
-    version, run, seen, silent = -1, 0, 0, 0.0
+    """Yield server-sent events with the whole view whenever it changes, and a sign of life if it does not."""
+    version, silent = -1, 0.0
     while not show.closing:
-        now, view = show.view(run, seen)
-        if now == version:
-            silent += LOOK
-            if silent >= ALIVE:
-                silent = 0.0
-                yield ": alive\n\n"
-        else:
-            version, silent = now, 0.0
-            if "run" in view:
-                begun = view["run"]["number"]
-                seen = (seen if begun == run else 0) + len(view["run"]["rounds"])
-                run = begun
-            yield f"data: {json.dumps(view)}\n\n"
+        silent += LOOK
+        if show.version != version:
+            (version, view), silent = show.snapshot(), 0.0
+            yield f"data: {view}\n\n"
+        elif silent >= ALIVE:
+            silent = 0.0
+            yield "event: alive\ndata: 1\n\n"
         await asyncio.sleep(LOOK)
+
+
+def _viewer(request: Request) -> str:
+    """Return the name that the page of a request gives itself, or an empty name."""
+    given = request.headers.get("x-viewer", "")
+    return given if VIEWER.fullmatch(given) else ""
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -187,51 +171,6 @@ async def _json(request: Request) -> Any:
         return json.loads(await request.body())
     except ValueError as error:
         raise HTTPException(400, "settings must be JSON") from error
-
-
-def class_names(text: str) -> list[str]:
-    """Return class names from a text in which commas or line ends separate them; control characters become blanks."""
-    parts = text.replace("\r", "\n").replace("\n", ",").split(",")
-    names = (" ".join("".join(c if c.isprintable() else " " for c in part).split()) for part in parts)
-    return [name for name in names if name]
-
-
-def picture_of(content: bytes) -> Image.Image:
-    """Return the picture of an uploaded file in RGB, without using the file's name; raise DataError for other files."""
-    try:
-        with unheard(), open_image(content) as picture:
-            pixels = picture.width * picture.height
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise any exception on a damaged file
-        raise _unreadable(error) from error
-    if pixels > MOST_PIXELS:
-        raise DataError(
-            where="the number of pixels of the picture",
-            allowed=f"at most {MOST_PIXELS}",
-            got=pixels,
-            remedy="Make the picture smaller",
-        )
-    try:
-        return decode(content)
-    except MemoryError:
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(error) from error
-
-
-def _unreadable(error: Exception) -> DataError:
-    return DataError(
-        f"the picture cannot be read: {reason(error)}", remedy="Choose another file, such as a PNG or JPEG file"
-    )
-
-
-def _number(name: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError as error:
-        remedy = f"Use a number such as {name}=1"
-        raise ConfigError(where=name, allowed="a whole number", got=value[:20], remedy=remedy) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- the server

@@ -1,6 +1,8 @@
 """The federation of a demo, which other threads start, watch and stop."""
 
+import json
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +16,14 @@ from fedpgp.data.features import Progress
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
 from fedpgp.demo.stage import SUBJECTS, Choices, DemoSetup, Subject
-from fedpgp.errors import ConfigError, FedPGPError
+from fedpgp.demo.uploads import check_size
+from fedpgp.demo.views import difference, figures_only, setting
+from fedpgp.errors import FedPGPError
 from fedpgp.serving.classifier import Classes
 
-MOST_NAMES, LONGEST_NAME = 100, 80
 BEST = 5  # classes in the answer of each model
 FIRST = "drawings"  # the subject at the start
+BUSY = ("running", "restarting", "stopping")  # phases in which a federation trains
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class _LiveRun:
     number: int
     choices: Choices
     clients: dict[str, Any]
+    by: str
     started: float
     stop: threading.Event = field(default_factory=threading.Event)
     zero_shot: dict[str, Any] | None = None
@@ -46,7 +51,8 @@ class _LiveRun:
 class Show:
     """Prepares its stage, then runs one federation at a time. Any thread may call every method.
 
-    The phase of a show is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
+    The phase of a show is "preparing", "ready", "running", "restarting", "stopping", "finished", "stopped" or "failed".
+    All state of the demo is here. A page shows the last view that it received, and nothing of earlier views.
 
     Parameters
     ----------
@@ -58,20 +64,33 @@ class Show:
     def __init__(self, prepare: Callable[[Subject, Progress], DemoSetup]):
         self._prepare = prepare
         self._lock, self._classifying = threading.RLock(), threading.Lock()
+        self._server = secrets.token_hex(8)  # a page learns from it that the server was started again
         self._subject = SUBJECTS[FIRST]
         self._stage: DemoSetup | None = None
+        self._setting: dict[str, Any] | None = None
         self._zero_shot: Models = {}
         self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the current models read them
         self._run: _LiveRun | None = None
+        self._before: _LiveRun | None = None  # an earlier federation with other settings, for comparison
+        self._next: Choices | None = None  # the federation that replaces the current one after this round
         self._started = 0  # number of started federations
         self._thread: threading.Thread | None = None
         self._phase, self._error = "preparing", ""
         self._progress: tuple[str, int, int] = ("starting", 0, 1)
-        self._version = 0
+        self._last_action = {"by": "", "what": ""}
+        self._written: tuple[int, str] = (-1, "")
+        self.version = 0  # increases with every change
         self.closing = False
 
-    def open(self, subject: Subject = SUBJECTS[FIRST]) -> None:
+    def open(self, subject: Subject = SUBJECTS[FIRST], by: str = "") -> None:
         """Begin to prepare the stage of a subject, which replaces the current stage.
+
+        Parameters
+        ----------
+        subject
+            The subject.
+        by
+            The page of the viewer who asks for it. The view names it, so that other pages can say who did what.
 
         Raises
         ------
@@ -79,29 +98,32 @@ class Show:
             If a stage is being prepared, or a federation is running.
         """
         with self._lock:
-            if self._thread is not None and self._phase in ("preparing", "running", "stopping"):
+            if self._thread is not None and self._phase in ("preparing", *BUSY):
                 raise BusyError(
                     "the images cannot be changed now", remedy="Stop the federation, or wait until it has finished"
                 )
-            self._subject, self._stage, self._run = subject, None, None
+            self._subject, self._stage, self._setting, self._run, self._before = subject, None, None, None, None
             self._zero_shot, self._read = {}, (None, {})
             self._thread = threading.Thread(target=self._open, args=(subject,), name="stage", daemon=True)
-            self._say("preparing", ("starting", 0, 1))
+            self._say("preparing", ("starting", 0, 1), by=by, what=f"chose {subject.title}")
             self._thread.start()
 
     def close(self) -> None:
         """End a running federation after its current round, and end the streams of news."""
         self.closing = True
         with self._lock:
+            self._next = None
             if self._run is not None:
                 self._run.stop.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait until the preparation or federation has ended; return False if it has not after `seconds` seconds."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(seconds)
-        return thread is None or not thread.is_alive()
+        end = time.monotonic() + seconds
+        while (thread := self._thread) is not None and thread.is_alive():  # the end of one may start the next one
+            thread.join(max(0.0, end - time.monotonic()))
+            if time.monotonic() >= end:
+                return not thread.is_alive()
+        return True
 
     def stage(self) -> DemoSetup:
         """Return the stage; raise BusyError if it is not prepared yet, or its preparation failed."""
@@ -113,53 +135,80 @@ class Show:
 
     # --------------------------------------------------------------------------------------------------- federation
 
-    def start(self, choices: Choices) -> int:
-        """Start a federation and return its number; raise BusyError if another one is running."""
-        with self._lock:
-            stage = self.stage()
-            if self._phase in ("running", "stopping"):
-                raise BusyError("a federation is already running", remedy="Stop it, or wait until it has finished")
-            self._started += 1
-            number = self._started
-            run = self._run = _LiveRun(number, choices, holdings(stage, choices), time.monotonic())
-            self._thread = threading.Thread(
-                target=self._work, args=(stage, run), name=f"federation {number}", daemon=True
-            )
-            self._say("running", ("testing zero-shot CLIP", 0, choices.rounds))
-            self._thread.start()
-            return number
-
-    def stop(self) -> None:
-        """End the federation after its current round; do nothing if none is running."""
-        with self._lock:
-            if self._phase == "running" and self._run is not None:
-                self._run.stop.set()
-                self._say("stopping", self._progress)
-
-    def view(self, run: int = 0, seen: int = 0) -> tuple[int, dict[str, Any]]:
-        """Return the version of the view, which increases with every change, and the view in JSON's types.
+    def start(self, choices: Choices, by: str = "", replaces: int | None = None) -> int:
+        """Start a federation and return its number.
 
         Parameters
         ----------
-        run
-            Number of the federation that the caller knows.
-        seen
-            Number of its rounds that the caller knows. The view has only later rounds.
+        choices
+            The settings.
+        by
+            The page of the viewer who asks for it.
+        replaces
+            Number of the running federation, to start again with these settings after its current round; None to start
+            a federation only if none is running.
+
+        Raises
+        ------
+        BusyError
+            If another federation is running, or `replaces` is not running.
         """
         with self._lock:
+            stage, run = self.stage(), self._run
+            if replaces is None:
+                if self._phase in BUSY:
+                    remedy = (
+                        "Move a slider to start it again with other settings, stop it, or wait until it has finished"
+                    )
+                    raise BusyError("a federation is already running", remedy=remedy)
+                return self._begin(stage, choices, by, "started the federation").number
+            known = run is not None and (run.number == replaces or (run.by == by != ""))
+            if run is None or not known or self._phase not in ("running", "restarting"):
+                raise BusyError(
+                    "the settings were not used, because the federation has ended or another viewer has changed it",
+                    remedy="Look at the settings again, then press Start or move the slider again",
+                )
+            if choices != (self._next or run.choices):
+                self._next = choices
+                run.stop.set()
+                what = f"moved {difference(run.choices, choices)}, so the federation starts again"
+                self._say("restarting", self._progress, by=by, what=what)
+            return run.number + 1
+
+    def stop(self, by: str = "") -> None:
+        """End the federation after its current round; do nothing if none is running."""
+        with self._lock:
+            if self._phase in ("running", "restarting") and self._run is not None:
+                self._next = None
+                self._run.stop.set()
+                self._say("stopping", self._progress, by=by, what="stopped the federation")
+
+    def view(self) -> dict[str, Any]:
+        """Return all that a page shows, in JSON's types. The words and the map are only in the last round."""
+        with self._lock:
             what, done, total = self._progress
-            view: dict[str, Any] = {"phase": self._phase, "error": self._error, "subject": self._subject.title}
-            view["progress"] = {"what": what, "done": done, "total": total}
+            view: dict[str, Any] = {"server": self._server, "phase": self._phase, "error": self._error}
+            view |= {"subject": self._subject.title, "setting": self._setting, "action": self._last_action}
+            view |= {"progress": {"what": what, "done": done, "total": total}, "run": None, "before": None}
             if (now := self._run) is not None:
                 view["run"] = {
                     "number": now.number,
                     "choices": asdict(now.choices),
                     "clients": now.clients,
                     "zero_shot": now.zero_shot,
-                    "rounds": now.rounds[seen if run == now.number else 0 :],
+                    "rounds": [*figures_only(now.rounds[:-1]), *now.rounds[-1:]],
                     "seconds": now.seconds,
                 }
-            return self._version, view
+            if (before := self._before) is not None:
+                view["before"] = {"choices": asdict(before.choices), "rounds": figures_only(before.rounds)}
+            return view
+
+    def snapshot(self) -> tuple[int, str]:
+        """Return the version of the view, and the view as JSON."""
+        with self._lock:
+            if self._written[0] != self.version:
+                self._written = (self.version, json.dumps(self.view()))
+            return self._written
 
     # ------------------------------------------------------------------------------------------------ classification
 
@@ -198,13 +247,26 @@ class Show:
             stage = self._prepare(subject, self._preparing)
             with self._lock:
                 self._zero_shot = {"zero-shot": zero_shot(stage)}
-                self._stage = stage
+                self._stage, self._setting = stage, setting(stage)
                 self._say("ready", ("ready", 1, 1))
         except Exception as error:
             self._fail(error)
 
     def _preparing(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._say("preparing", (what, done, total))
+
+    def _begin(self, stage: DemoSetup, choices: Choices, by: str, what: str) -> _LiveRun:
+        last = self._run
+        least = 0 if self._before is None else len(self._before.rounds)
+        if last is not None and last.choices != choices and len(last.rounds) >= least:
+            self._before = last  # not a shorter one, which ended because a slider was moved again
+        self._started, self._next = self._started + 1, None
+        run = self._run = _LiveRun(self._started, choices, holdings(stage, choices), by, time.monotonic())
+        name = f"federation {run.number}"
+        self._say("running", ("testing zero-shot CLIP", 0, choices.rounds), by=by, what=what)
+        self._thread = threading.Thread(target=self._work, args=(stage, run), name=name, daemon=True)
+        self._thread.start()
+        return run
 
     def _work(self, stage: DemoSetup, run: _LiveRun) -> None:
         try:
@@ -213,38 +275,27 @@ class Show:
                 with self._lock:
                     run.rounds.append(moment.view)
                     run.models, run.seconds = moment.models, time.monotonic() - run.started
-                    phase = "stopping" if run.stop.is_set() else "running"
-                    self._say(phase, ("training", moment.view["round"], run.choices.rounds))
-            finished = run.rounds[-1]["round"] == run.choices.rounds
-            self._say("finished" if finished else "stopped", self._progress)
+                    self._say(self._phase, ("training", moment.view["round"], run.choices.rounds))
+            with self._lock:
+                if self._next is not None:
+                    self._begin(stage, self._next, **self._last_action)
+                    return
+                finished = run.rounds[-1]["round"] == run.choices.rounds
+                self._say("finished" if finished else "stopped", self._progress)
         except Exception as error:
             self._fail(error)
 
-    def _say(self, phase: str, progress: tuple[str, int, int], error: str = "") -> None:
+    def _say(
+        self, phase: str, progress: tuple[str, int, int], error: str = "", by: str | None = None, what: str = ""
+    ) -> None:
         with self._lock:
-            self._phase, self._progress, self._error, self._version = phase, progress, error, self._version + 1
+            self._phase, self._progress, self._error, self.version = phase, progress, error, self.version + 1
+            if by is not None:
+                self._last_action = {"by": by, "what": what}
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, FedPGPError):
             log.exception("the demo failed")
         text = str(error) if isinstance(error, FedPGPError) else "the demo failed. Read the message in the terminal."
+        self._next = None
         self._say("failed", self._progress, text)
-
-
-def check_size(names: list[str]) -> None:
-    """Raise ConfigError if there are more class names than a page can show, or longer ones."""
-    if len(names) > MOST_NAMES:
-        raise ConfigError(
-            where="the number of class names",
-            allowed=f"at most {MOST_NAMES}",
-            got=len(names),
-            remedy="Remove some class names",
-        )
-    for name in names:
-        if len(name) > LONGEST_NAME:
-            raise ConfigError(
-                where=f"the length of the class name {name[:20]!r}…",
-                allowed=f"at most {LONGEST_NAME} characters",
-                got=len(name),
-                remedy="Use a shorter name",
-            )

@@ -2,16 +2,6 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-export function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
-  }
-  made.append(...children); // a string becomes text, even if it has markup
-  return made;
-}
-
 function draw(tag, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -31,7 +21,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-// series: [{values: [[round, value] …], line: class, dots: class or null, name: text at its end or null}]
+// series: [{values: [[round, value] …], line: class, dots: class or null, name: text at its end or null, gap: values of the line up to which an area is filled}]
 export function lineChart({ series, level, rounds, low, high, label, width = 320, height = 250, names = 0 }) {
   const [left, right, top, bottom] = [30, 10 + names, 10, 36];
   const x = (round) => left + (round / Math.max(1, rounds)) * (width - left - right);
@@ -52,6 +42,7 @@ export function lineChart({ series, level, rounds, low, high, label, width = 320
   for (const one of series) {
     const points = one.values.map(([round, value]) => [x(round), y(value)]);
     if (!points.length) continue;
+    if (one.gap) svg.append(draw("path", { class: "gap", d: `${path([...points, ...one.gap.map(([round, value]) => [x(round), y(value)]).reverse()])}Z` }));
     svg.append(draw("path", { class: `line ${one.line}`, d: path(points) }));
     if (one.dots) for (const [cx, cy] of points) svg.append(draw("circle", { class: one.dots, cx: round1(cx), cy: round1(cy), r: 3 }));
     if (one.name) ends.push({ name: one.name, whose: one.whose ?? "", at: points.at(-1) });
@@ -95,13 +86,14 @@ function apart(points, centre, width, height) {
 
 // The prompts in a plane. trails: for p_G and each client, [[x, y] by round].
 export class PromptMap {
-  constructor(place) {
-    this.place = place;
+  constructor(place, [width, height]) {
+    Object.assign(this, { place, width, height });
     this.spots = [];
   }
 
-  show(trails, round, label) {
-    const [width, height, kept] = [520, 440, 5];
+  show(trails, label) {
+    const { width, height } = this;
+    const kept = 5; // rounds
     const recent = trails.map((trail) => trail.slice(-kept));
     const reach = 1.18 * Math.max(0.02, ...recent.flat().map(([x, y]) => Math.max(Math.abs(x) * (height / width), Math.abs(y))));
     const at = ([x, y]) => [width / 2 + (x / reach) * (height / 2), height / 2 - (y / reach) * (height / 2)];

@@ -1,6 +1,6 @@
 // The picture to classify: a drawing, a chosen, dropped or pasted file, or one of the test pictures.
 
-import { el } from "./charts.js";
+import { at, el } from "./page.js";
 
 const COLOURS = { black: "#1a1a1a", red: "#e03131", orange: "#f08c00", yellow: "#fcd53f", green: "#2f9e44", blue: "#1c7ed6", brown: "#8b5a2b", white: "#ffffff" };
 const HINTS = { drawings: "Draw here, drop a picture, or paste one.", photographs: "Drop a photograph here, paste one, or choose a file." };
@@ -8,12 +8,15 @@ const LABELS = {
   drawings: "Drawing area for a pointer. With a keyboard, choose a file or one of the test pictures.",
   photographs: "The photograph. With a keyboard, choose a file.",
 };
-const LARGEST = 8 * 2 ** 20 - 2 ** 14;
+const LARGEST = 8 * 2 ** 20 - 2 ** 14; // bytes of a picture that the server accepts, without the rest of a request
+const MOST_PIXELS = 32e6; // that the server accepts
+const READABLE = 64 * 2 ** 20; // bytes of a file that the page reads to make the picture smaller
+const SIDE = 2048; // px of the longer side of a picture that was made smaller: more than any CLIP reads
 
 export class Picture {
   // said: called with a description of the picture; failed: called with an error message.
   constructor({ said, failed }) {
-    this.canvas = document.getElementById("canvas");
+    this.canvas = at("canvas");
     this.pen = this.canvas.getContext("2d");
     this.said = said;
     this.failed = failed;
@@ -26,7 +29,7 @@ export class Picture {
     this.palette();
     this.brush();
     this.files();
-    document.getElementById("clear").addEventListener("click", () => this.clear());
+    at("clear").addEventListener("click", () => this.clear());
   }
 
   clear() {
@@ -67,11 +70,11 @@ export class Picture {
       input.addEventListener("change", () => (this.colour = value));
       row.append(el("label", { title: name }, input, dot));
     }
-    document.getElementById("colours").append(row);
+    at("colours").append(row);
   }
 
   brush() {
-    const [width, shown] = [document.getElementById("width"), document.getElementById("width-value")];
+    const [width, shown] = [at("width"), at("width-value")];
     const say = () => (shown.textContent = `${width.value} px`);
     width.addEventListener("input", say);
     say();
@@ -91,7 +94,7 @@ export class Picture {
       last = to;
     };
     this.canvas.addEventListener("pointerdown", (event) => {
-      if (this.subject !== "drawings") return;
+      if (this.subject !== "drawings" || !event.isPrimary || event.button !== 0) return; // a second finger draws nothing
       this.other(null);
       this.canvas.setPointerCapture(event.pointerId);
       last = place(event);
@@ -100,14 +103,15 @@ export class Picture {
       this.said("Your drawing.");
     });
     this.canvas.addEventListener("pointermove", (event) => {
-      if (last) for (const one of event.getCoalescedEvents?.() ?? [event]) line(place(one));
+      if (last && event.isPrimary) for (const one of event.getCoalescedEvents?.() ?? [event]) line(place(one));
     });
     for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, () => (last = null));
   }
 
   files() {
-    const input = document.getElementById("file");
-    input.addEventListener("change", () => input.files[0] && this.take(input.files[0]).then(() => (input.value = "")));
+    for (const input of [at("file"), at("camera")]) {
+      input.addEventListener("change", () => input.files[0] && this.take(input.files[0]).then(() => (input.value = "")));
+    }
     for (const kind of ["dragenter", "dragover"]) {
       document.addEventListener(kind, (event) => {
         if (!event.dataTransfer?.types.includes("Files")) return;
@@ -128,21 +132,23 @@ export class Picture {
     });
   }
 
-  // A file is sent unchanged unless the visitor draws on it. The browser must be able to show it.
+  // A file is sent unchanged, unless the viewer draws on it or it is too large. The browser must be able to show it.
   async take(file) {
-    if (file.size > LARGEST) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, more than the allowed 8 MB. Make it smaller.`);
+    if (file.size > READABLE) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, more than the allowed ${READABLE / 2 ** 20} MB. Make it smaller.`);
     let bitmap;
     try {
       bitmap = await createImageBitmap(file);
     } catch {
       return this.failed(`${file.name} cannot be read as a picture. Choose another file, such as a PNG or JPEG file.`);
     }
+    const { width, height } = bitmap;
+    const large = file.size > LARGEST || width * height > MOST_PIXELS;
     this.put(bitmap);
-    bitmap.close();
     this.drawn = true;
     this.other(null);
-    this.file = file;
-    this.said(file.name);
+    this.file = large ? await smaller(bitmap) : file;
+    bitmap.close();
+    this.said(large ? `${file.name}, made smaller: it has ${width} × ${height} pixels.` : file.name);
   }
 
   async use(sample, name, url) {
@@ -162,4 +168,15 @@ export class Picture {
     this.pen.fillRect(0, 0, width, height);
     this.pen.drawImage(image, (width - w * scale) / 2, (height - h * scale) / 2, w * scale, h * scale);
   }
+}
+
+function smaller(bitmap) {
+  const canvas = document.createElement("canvas");
+  const scale = SIDE / Math.max(bitmap.width, bitmap.height, SIDE);
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "#ffffff"; // JPEG has no transparent pixels
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
 }
