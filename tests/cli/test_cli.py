@@ -7,12 +7,10 @@ import shlex
 import shutil
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
-from commands import Command, refused, sets
+from commands import Command, all_commands, refused, sets
 from raising import raises
-from typer.main import get_command
 
 import fedpgp
 from fedpgp import assets, cli
@@ -179,17 +177,8 @@ def test_help_and_version(command: Command) -> None:
     assert command("--version").out == f"fedpgp {fedpgp.__version__}\n"
 
 
-def all_commands(*left_out: str) -> list[click.Command]:
-    """Return all commands, and the commands of all groups except some."""
-    group = get_command(cli.app)
-    assert isinstance(group, click.Group)
-    commands = [command for name, command in group.commands.items() if name not in left_out]
-    commands += [inner for command in commands for inner in getattr(command, "commands", {}).values()]
-    return [command for command in commands if not isinstance(command, click.Group)]
-
-
 def test_every_argument_and_option_has_a_help_text() -> None:
-    for command in all_commands():
+    for command in all_commands().values():
         assert command.help and command.help.endswith(".")
         for parameter in command.params:
             text = getattr(parameter, "help", None)
@@ -197,14 +186,19 @@ def test_every_argument_and_option_has_a_help_text() -> None:
             assert re.match(r"[A-Z]|--", text) or text.split()[0].isidentifier(), (command.name, parameter.name, text)
 
 
-def test_help_of_arguments_is_printed(command: Command) -> None:
-    assert "Directory of a finished run." in command("predict", "--help").out
+@pytest.mark.parametrize("name", all_commands())
+def test_the_help_has_a_text_for_each_argument_and_option(name: str, command: Command, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # so that no text is wrapped
+    rows = re.findall(r"^│ (.*?) *│$", command(*name.split(), "--help").out, re.MULTILINE)
+    assert len(rows) == len(all_commands()[name].params) + 1  # and --help
+    for row in rows:
+        assert re.search(r" {2}\S.*\.( *\[.*\])?$", row), row
 
 
 def test_every_command_has_examples_that_can_be_typed() -> None:
     commands = all_commands("federate")
     assert len(commands) == 22
-    for command in commands:
+    for command in commands.values():
         lines = re.findall(r"\[bold\](?:.*\| )?fedpgp (.*?)(?: > .*)?\[/\]", command.epilog or "")
         assert lines, command.name
         for line in lines:

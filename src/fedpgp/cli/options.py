@@ -15,7 +15,6 @@ import click
 import typer
 from click.core import ParameterSource
 from rich.markup import escape
-from typer.core import TyperCommand
 
 from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
@@ -128,27 +127,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
         description = "\n\n".join(" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
         lines = [f"[bold]{escape(line.strip())}[/]" for line in examples.splitlines()]
         epilog = "\n\n".join(["Examples:", *lines])
-        return app.command(name, cls=_with_argument_help(function), help=description, epilog=epilog)(function)
+        return app.command(name, help=description, epilog=epilog)(function)
 
     return add
-
-
-def _with_argument_help(function: Command) -> type[TyperCommand]:
-    """Return a class of commands that keeps the help of arguments, which typer 0.20 loses with click 8.5."""
-    texts = {
-        name: info.help
-        for name, parameter in inspect.signature(function).parameters.items()
-        for info in getattr(parameter.annotation, "__metadata__", ())
-    }
-
-    class CommandWithArgumentHelp(TyperCommand):
-        def __init__(self, *given: Any, **options: Any):
-            super().__init__(*given, **options)
-            for parameter in self.params:
-                if isinstance(parameter, click.Argument) and parameter.name is not None:
-                    parameter.help = texts.get(parameter.name)  # type: ignore[attr-defined,unused-ignore]
-
-    return CommandWithArgumentHelp
 
 
 @dataclass(frozen=True)
