@@ -1,11 +1,14 @@
 """The command line: its output, its errors and its exit codes."""
 
+import dataclasses
 import json
 import os
 import re
 import shlex
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +18,16 @@ from raising import raises
 import fedpgp
 from fedpgp import assets, cli
 from fedpgp.cli import options
+from fedpgp.config import SECTIONS, load_config
 from fedpgp.data.sources import Source
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.runs import features as run_features
 from fedpgp.runs import tasks as run_tasks
+from fedpgp.runs.tasks import make_task
 
 
 def files(directory: Path) -> set[str]:
@@ -273,6 +278,7 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
         ("fedpgp.learning_rate=1e300", "less than or equal to 1000"),
         ("fedpgp.bottleneck=1000000000", "less than or equal to 1024"),
         ("backbone.device=warp", "cuda"),
+        ("backbone.device=cuda:0,cuda:1", "one device"),
         ("fedpgp.mu=1\ntau=3", "a number"),
     ],
 )
@@ -281,6 +287,27 @@ def test_bad_values(command: Command, change: str, expected: str) -> None:
     refused(command("run", "--method", "fedpgp", "--set", change), place, value[:1], expected)
     with raises(ConfigError, where=place, allowed=expected, remedy="`fedpgp config`"):
         fedpgp.load_config(changes=[change])
+
+
+def test_a_whole_number_that_is_too_small_is_refused_before_any_work(pictograms: Source) -> None:
+    for name in ("task", "federation"):
+        for field in dataclasses.fields(SECTIONS[name]):
+            for value in (0, -1) if field.type in (int, int | None) else ():
+                with suppress(FedPGPError):  # another error would be printed with a traceback
+                    make_task(fedpgp.load_config(changes=[f"{name}.{field.name}={value}"]), pictograms, 0)
+    with raises(ConfigError, where="task.shards_per_client", allowed="greater than or equal to 1", got=0):
+        fedpgp.load_config(changes=["task.partition=shards", "task.shards_per_client=0"])
+
+
+@pytest.mark.parametrize("key", ["task.held_out", "task.targets", "task.class_names", "fedpha.lengths"])
+def test_a_single_value_is_a_list_with_one_value(key: str, tmp_path: Path) -> None:
+    section, _, field = key.partition(".")
+    value: Any = 4 if field == "lengths" else "sketch"
+    (tmp_path / "my.toml").write_text(f"[{section}]\n{field} = {json.dumps(value)}\n")
+    for found in (load_config(changes=[f"{key}={value}"]), load_config(tmp_path / "my.toml")):
+        assert getattr(getattr(found, section, found.methods.get(section)), field) == (value,)
+    with raises(ConfigError, where="federation.betas", allowed="a list", got=0.9):
+        load_config(changes=["federation.betas=0.9"])
 
 
 @pytest.mark.parametrize(
