@@ -1,6 +1,7 @@
 """The configuration of an experiment: sections of fields with defaults, read from TOML and written to it."""
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +193,14 @@ def _listed(model: Any, key: str, value: Any) -> Any:
     field = model.__pydantic_fields__.get(key)
     of_list = field is not None and get_origin(field.annotation) is tuple and get_args(field.annotation)[-1] is ...
     return [value] if of_list and not isinstance(value, list | tuple) else value
+
+
+def with_device(config: ExperimentConfig, device: str | None) -> ExperimentConfig:
+    """Return the config with another device, or unchanged for None; raise ConfigError if the device is not allowed."""
+    if device is None:
+        return config
+    checked = load_config(changes=[f"backbone.device={json.dumps(device)}"])
+    return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, device=checked.backbone.device))
 
 
 def _with_defaults(built: Mapping[str, Any], classes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpgp.cli import options
+from fedpgp.cli.options import ExperimentOptions, Json, SkipBadImages, Workers, command, with_options, worker_count
 from fedpgp.cli.printing import err, out, print_json, print_listing, print_table, say
 from fedpgp.reporting import ProgressBars
 
@@ -21,13 +21,12 @@ app = typer.Typer(
 )
 
 
-@options.command(app)
+@command(app)
+@with_options(ExperimentOptions, "data")
 def check(
     path: Annotated[
         str, typer.Argument(help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.")
     ],
-    config: options.ConfigFile = None,
-    change: options.Changes = None,
     no_decode: Annotated[bool, typer.Option("--no-decode", help="Do not open the images.")] = False,
     write_names: Annotated[
         Path | None,
@@ -37,9 +36,11 @@ def check(
             help="Write a file with one line for each class, for you to fill in. Then set data.names to this file.",
         ),
     ] = None,
-    skip_bad_images: options.SkipBadImages = False,
-    workers: options.Workers = None,
-    as_json: options.Json = False,
+    skip_bad_images: SkipBadImages = False,
+    workers: Workers = None,
+    as_json: Json = False,
+    *,
+    options: ExperimentOptions,
 ) -> None:
     """Read a dataset in the same way as a run with these settings, decode every image, and print the result.
 
@@ -55,7 +56,7 @@ def check(
     from fedpgp.results.run_store import writing
     from fedpgp.runs.tasks import make_task, with_targets
 
-    settings = fedpgp.load_config(config, options.all_changes(change, data=path))
+    settings = fedpgp.load_config(options.config, replace(options, data=path).changes)
     with ProgressBars(err) as bars:
         report = look(
             settings.data,
@@ -63,7 +64,7 @@ def check(
             use=lambda source: make_task(settings, with_targets(settings, source), 0),
             decoded=not no_decode,
             skip_bad_images=skip_bad_images,
-            workers=options.worker_count(workers),
+            workers=worker_count(workers),
             progress=partial(bars.progress, "decoding images"),
         )
     if report.counts.get("clients") and settings.task.partition != "natural":
@@ -94,17 +95,17 @@ def _print(report: "Report") -> None:
     out.print("a run can use it" if report.usable else "a run would stop")
 
 
-@options.command(app)
+@command(app)
+@with_options(ExperimentOptions)
 def show(
-    data: options.DataSource = None,
-    config: options.ConfigFile = None,
-    change: options.Changes = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the task.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Image file (.png or .svg) for the matrix of classes and clients."),
     ] = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
+    *,
+    options: ExperimentOptions,
 ) -> None:
     """Print the training images and the test sets of each client of a task, without a run.
 
@@ -124,7 +125,7 @@ def show(
         raise OutputError(
             "the file name must end in .png or .svg", where=f"{output}", remedy=f"Use -o {output.with_suffix('.png')}"
         )
-    settings = fedpgp.load_config(config, options.all_changes(change, data=data))
+    settings = fedpgp.load_config(options.config, options.changes)
     task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)
     if output is not None:
         write(output, holdings.picture(task, suffix))
@@ -139,7 +140,7 @@ def show(
         say(f"The results are in {output}.")
 
 
-@options.command(app)
+@command(app)
 def get(
     name: Annotated[str, typer.Argument(help="Name of a known dataset; docs/data-sets.md lists them.")],
     to: Annotated[
@@ -169,8 +170,8 @@ def get(
     out.print(f"Train on it with `{train}`.", markup=False, soft_wrap=True)
 
 
-@options.command(app)
-def layouts(as_json: options.Json = False) -> None:
+@command(app)
+def layouts(as_json: Json = False) -> None:
     """List the values of data.layout: the directory layouts that fedpgp can read.
 
     Examples:

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import (
-    BackboneName,
-    Changes,
-    ConfigFile,
-    DataSource,
-    Force,
-    OutputOptions,
-    all_changes,
-    command,
-    with_options,
-)
+from fedpgp.cli.options import ExperimentOptions, Force, OutputOptions, command, with_options
 from fedpgp.cli.printing import Session, out, print_result, say
 from fedpgp.errors import ConfigError
 
@@ -41,20 +31,16 @@ Insecure = Annotated[
 
 
 @dataclass(frozen=True)
-class FederationOptions:
+class FederationOptions(ExperimentOptions):
     """Options that `init` and `up` share: the experiment of a federation."""
 
     method: Annotated[
         str, typer.Option("--method", "-m", help="Method that is run. `fedpgp methods` lists all methods.")
     ] = "fedpgp"
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
-    config: ConfigFile = None
-    data: DataSource = None
-    backbone: BackboneName = None
-    change: Changes = None
     insecure: Insecure = False
 
-    def experiment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
+    def deployment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
         """Return the config of a deployment and the name of the method.
 
         Raises
@@ -65,12 +51,12 @@ class FederationOptions:
         from fedpgp.config import load_config
         from fedpgp.data.client_task import OWN, classes_of
         from fedpgp.data.sources.names import read_lines
-        from fedpgp.runs.choices import chosen_methods
+        from fedpgp.runs.choices import one_method
 
-        changes = [f"task.clients={nodes}", *all_changes(self.change, data=self.data, backbone=self.backbone)]
+        changes = [f"task.clients={nodes}", *self.changes]
         if class_names is not None:
             changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
-        (name,), _ = chosen_methods(self.method, self.config, changes)
+        name, _ = one_method(self.method, self.config, changes)
         settings = load_config(self.config, [*changes, "federation.engine=deployment"], foreign=True)
         if settings.task.clients != nodes:
             raise ConfigError(
@@ -133,7 +119,7 @@ def init(
     """
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
-    experiment, method = options.experiment(nodes, class_names)
+    experiment, method = options.deployment(nodes, class_names)
     name = name or directory.absolute().name
     insecure, seed = options.insecure, options.seed
     plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
@@ -273,7 +259,7 @@ def up(
             " `fedpgp federate init` for several machines."
         )
     directory = options.directory("federation")
-    experiment, method = options.experiment(nodes)
+    experiment, method = options.deployment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method

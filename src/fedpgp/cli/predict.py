@@ -48,7 +48,9 @@ def predict(
     ] = None,
     form: Annotated[
         Literal["table", "csv", "json"],
-        typer.Option("--format", help="Output format. Without --top, csv and json contain the probability of every class."),
+        typer.Option(
+            "--format", help="Output format. Without --top, csv and json contain the probabilities of all classes."
+        ),
     ] = "table",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of printing it.")
@@ -190,7 +192,7 @@ def _print(answers: Iterable["Answer"], top: int, title: str) -> None:
 
 
 def _json(answers: Iterable["Answer"], top: int | None, about: Mapping[str, object]) -> Iterator[str]:
-    """Yield one JSON object in parts: the text of one image at a time. `top`: None keeps all classes, in their order."""
+    """Yield one JSON object in parts, one image at a time. `top`: None keeps all classes, in their order."""
     start, end = json.dumps({**about, "images": [0]}, indent=2, allow_nan=False).split("    0")
     yield start
     gap = ""

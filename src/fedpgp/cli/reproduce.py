@@ -1,5 +1,6 @@
 """`fedpgp reproduce`: run the experiments of the paper."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,12 +8,12 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, all_changes, listed, with_options
+from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 
 
-@with_options(WorkOptions)
+@with_options(StudyOptions, "config", "data")
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Name of a recipe; --list prints all names.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the names and descriptions of the recipes.")] = False,
@@ -21,7 +22,6 @@ def reproduce(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Directory that contains the known datasets.", show_default="data"),
     ] = None,
-    backbone: BackboneName = None,
     embedded: Annotated[
         bool,
         typer.Option(
@@ -36,9 +36,8 @@ def reproduce(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each cell of the table.")] = 3,
-    change: Changes = None,
     *,
-    options: WorkOptions,
+    options: StudyOptions,
 ) -> None:
     """Run an experiment of the paper, and print a table of the results.
 
@@ -62,7 +61,10 @@ def reproduce(
         return
     if options.resume is None and name is None:
         raise click.UsageError("The recipe is missing. `fedpgp reproduce --list` prints the names of all recipes.")
-    all_changes(change, backbone=backbone)  # raises an error if the two differ
-    places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
-    begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
-    run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)
+    _ = options.changes  # raises an error if --backbone and --set differ
+    changes = replace(options, backbone=None).changes
+    asked: dict[str, Any] = {"data": data, "backbone": options.backbone, "embedded": embedded, "changes": changes}
+    names = listed(methods)
+    begin = partial(fedpgp.reproduce, name or "", **asked, methods=names, seeds=seeds)
+    resume = partial(fedpgp.resume_reproduction, methods=names or ())
+    run_study(options, begin, resume, tables, f"reproduce-{name}", dry_run=dry_run)

@@ -6,18 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, ConfigFile, WorkOptions, all_changes, listed, with_options
+from fedpgp.cli.options import StudyOptions, listed, with_options
 from fedpgp.cli.printing import say
 from fedpgp.cli.studies import run_study
 
 
-class TuneOptions(WorkOptions):
-    """Options of a study. A resumed search takes the files of your own methods again, and can have more trials."""
-
-    beside_resume = WorkOptions.beside_resume | {"methods", "trials"}
-
-
-@with_options(TuneOptions)
+@with_options(StudyOptions)
 def tune(
     methods: Annotated[
         str | None,
@@ -61,11 +55,8 @@ def tune(
             help="Search range of one field: low..high, low..high:log, or a list such as 1,2,4. Can be repeated.",
         ),
     ] = None,
-    config: ConfigFile = None,
-    backbone: BackboneName = None,
-    change: Changes = None,
     *,
-    options: TuneOptions,
+    options: StudyOptions,
 ) -> None:
     """Search for hyperparameters with equal numbers of trials per method, and write a config file with the best values.
 
@@ -88,8 +79,7 @@ def tune(
         "trials": 16 if trials is None else trials,
         "seeds": seeds,
         "objective": objective,
-        "config": config,
-        "changes": all_changes(change, backbone=backbone),
+        **options.experiment,
         "space": space,
         "search": search or (),
     }

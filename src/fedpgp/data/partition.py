@@ -384,7 +384,9 @@ def natural(pool: Pool) -> Shares:
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
     if pool.clients > (most := int(np.count_nonzero(counts))):
-        raise TooManyClientsError(most, pool.clients, f"the number of owners in {dataset.name} that have training images")
+        raise TooManyClientsError(
+            most, pool.clients, f"the number of owners in {dataset.name} that have training images"
+        )
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
 

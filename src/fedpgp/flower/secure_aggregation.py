@@ -74,7 +74,7 @@ def secure_sum(
             where="the number of clients in a round of secure aggregation",
             allowed=f"{FEWEST} to {MOST}",
             got=len(contents),
-            remedy="Use --set privacy.secure_aggregation=false, or another number with --set federation.participation=…",
+            remedy="Use --set privacy.secure_aggregation=false, or change --set federation.participation=…",
         )
     workflow = SecAggPlusWorkflow(
         num_shares=float(privacy.shares),

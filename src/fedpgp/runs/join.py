@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp.aggregators import Download, Server, Tensors
-from fedpgp.config import ExperimentConfig, load_config, parse_change
+from fedpgp.config import ExperimentConfig, load_config, parse_change, with_device
 from fedpgp.data.client_task import OWN
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError
@@ -37,6 +37,7 @@ def join(
     output: Path | str | None = None,
     force: bool = False,
     cache: Path | str | None = None,
+    skip_bad_images: bool = False,
     device: str | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -64,6 +65,8 @@ def join(
         Replace the output directory if it exists.
     cache
         Directory of the cache of image features; None takes the user's cache directory.
+    skip_bad_images
+        Leave out images that cannot be decoded, and report them.
     device
         Replaces backbone.device of the run.
     reporter
@@ -89,7 +92,8 @@ def join(
         )
     config = _config(finished, data, [changes] if isinstance(changes, str) else changes, shots, device)
     reporter = reporter or Silent()
-    with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
+    execution = Execution(cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+    with open_run(config, name, seed, execution) as opened:
         joined = _fitted(opened, finished, epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
@@ -113,9 +117,7 @@ def _config(run: Run, data: str, changes: Sequence[str], shots: int, device: str
         keys.append(key)
     given = load_config(changes=changes).data
     own = {"layout": "auto", "names": "", **{key: getattr(given, key) for key in keys}}
-    config = replace(run.config, data=replace(run.config.data, source=data, **own))
-    if device is not None:
-        config = replace(config, backbone=replace(config.backbone, device=device))
+    config = with_device(replace(run.config, data=replace(run.config.data, source=data, **own)), device)
     task = replace(config.task, partition=OWN, clients=1, new_clients=0, shots=shots, held_out=(), targets=())
     if config.task.partition != OWN:
         task = replace(task, protocol="personalization", class_names=load_source(config.data).class_names)
