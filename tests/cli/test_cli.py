@@ -16,7 +16,7 @@ from commands import Command, all_commands, refused, sets
 from raising import raises
 
 import fedpgp
-from fedpgp import assets, cli
+from fedpgp import assets
 from fedpgp.cli import options
 from fedpgp.config import SECTIONS, load_config
 from fedpgp.data.sources import Source

@@ -66,7 +66,7 @@ def test_the_help_of_resume_names_only_options_of_the_command(name: str) -> None
 
 
 def test_short_options_are_the_same_settings_in_every_command(command: Command, tmp_path: Path) -> None:
-    typed = "--data photos --backbone photoclip --rounds 3 --device cuda --precision bf16 --set task.shots=2".split()
+    typed = ["--data", "photos", "--backbone", "photoclip", "--rounds", "3", "--device", "cuda", "--precision", "bf16", "--set", "task.shots=2"]
     (tmp_path / "my.toml").write_text(command("config", *typed).out)
     found = fedpgp.load_config(tmp_path / "my.toml")
     assert (found.data.source, found.backbone.checkpoint, found.federation.rounds) == ("photos", "photoclip", 3)

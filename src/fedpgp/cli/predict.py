@@ -216,8 +216,8 @@ def _csv(answers: Iterable["Answer"], top: int | None, names: Sequence[str]) -> 
         places = range(1, min(top, len(names)) + 1)
         yield line(["image", *(f"{what}_{place}" for place in places for what in ("class", "probability")), "error"])
         for answer in answers:
-            best = [cell for pair in answer.best(top) for cell in pair] or [""] * (2 * len(places))
-            yield line([answer.image, *best, answer.fault])
+            cells = [cell for pair in answer.best(top) for cell in pair] or [""] * (2 * len(places))
+            yield line([answer.image, *cells, answer.fault])
         return
     yield line(["image", "class", "probability", "error", *names])
     for answer in answers:

@@ -64,7 +64,7 @@ def reproduce(
     _ = options.changes  # raises an error if --backbone and --set differ
     changes = replace(options, backbone=None).changes
     asked: dict[str, Any] = {"data": data, "backbone": options.backbone, "embedded": embedded, "changes": changes}
-    names = listed(methods)
-    begin = partial(fedpgp.reproduce, name or "", **asked, methods=names, seeds=seeds)
-    resume = partial(fedpgp.resume_reproduction, methods=names or ())
+    chosen = listed(methods)
+    begin = partial(fedpgp.reproduce, name or "", **asked, methods=chosen, seeds=seeds)
+    resume = partial(fedpgp.resume_reproduction, methods=chosen or ())
     run_study(options, begin, resume, tables, f"reproduce-{name}", dry_run=dry_run)
