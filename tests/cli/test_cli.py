@@ -159,7 +159,7 @@ def test_tune_and_ablate_print_tables_and_are_resumed(command: Command, small: N
     ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *short)
     assert ended.code == 0, ended.err
     assert "mu of fedpgp: base-to-novel" in ended.out and "as it stands" in ended.out
-    assert "2 settings of fedpgp" in ended.err and " a." in ended.err.splitlines()[-1]
+    assert "2 settings of fedpgp" in ended.err and ended.err.endswith(" a.\nNext: fedpgp report a\n")
     assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
     refused(command("ablate", "--resume", "a", "--seeds", "1"), "--resume a", "--seeds")
 

@@ -66,7 +66,8 @@ def test_the_help_of_resume_names_only_options_of_the_command(name: str) -> None
 
 
 def test_short_options_are_the_same_settings_in_every_command(command: Command, tmp_path: Path) -> None:
-    typed = ["--data", "photos", "--backbone", "photoclip", "--rounds", "3", "--device", "cuda", "--precision", "bf16", "--set", "task.shots=2"]
+    typed = ["--data", "photos", "--backbone", "photoclip", "--rounds", "3", "--device", "cuda", "--precision", "bf16"]
+    typed += ["--set", "task.shots=2"]
     (tmp_path / "my.toml").write_text(command("config", *typed).out)
     found = fedpgp.load_config(tmp_path / "my.toml")
     assert (found.data.source, found.backbone.checkpoint, found.federation.rounds) == ("photos", "photoclip", 3)
@@ -135,7 +136,7 @@ def test_a_study_takes_a_method_of_a_file(kind, command: Command, small: None, t
     refused(command(kind, "--resume", "out", option, "changed.py:Mine"), "out", "the code of mine")
     resumed = command(kind, "--resume", "out", *again)
     assert resumed.code == 0, resumed.err
-    rows = [row for row in json.loads(command(kind, "--resume", "out", *again, "--json").out)["rows"]]
+    rows = json.loads(command(kind, "--resume", "out", *again, "--json").out)["rows"]
     assert len([row for row in rows if row["method"] == "mine"]) == {"sweep": 2, "ablate": 1}[kind]
     load = fedpgp.load_sweep if kind == "sweep" else fedpgp.load_ablation
     assert load("out", methods=["mine.py:Mine"]).rows() == rows

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fedpgp.cli.options import Json, Quiet, listed
-from fedpgp.cli.printing import out, print_json, say
+from fedpgp.cli.printing import next_command, out, print_json, say
 
 
 def bench(
@@ -62,3 +62,4 @@ def bench(
         print_json(result)
     else:
         out.print(tables(result))
+    next_command("bench", "--methods", "all")

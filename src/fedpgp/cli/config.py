@@ -2,6 +2,7 @@
 
 import fedpgp
 from fedpgp.cli.options import ExperimentOptions, with_options
+from fedpgp.cli.printing import next_command, typed
 
 
 @with_options(ExperimentOptions)
@@ -12,3 +13,4 @@ def config(*, options: ExperimentOptions) -> None:
         fedpgp config --set fedpgp.mu=1 > my.toml
     """
     print(fedpgp.load_config(options.config, options.changes).to_toml(), end="")
+    next_command("compare", *typed())

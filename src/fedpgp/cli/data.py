@@ -1,6 +1,6 @@
 """`fedpgp data`: check datasets, download them, and show how a task distributes them."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedpgp.cli.options import ExperimentOptions, Json, SkipBadImages, Workers, command, with_options, worker_count
-from fedpgp.cli.printing import err, out, print_json, print_listing, print_table, say
+from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, print_table, say, typed
 from fedpgp.reporting import ProgressBars
 
 if TYPE_CHECKING:
     from fedpgp.data.check import Report
+
+OF_EXPERIMENT = {field.name for field in fields(ExperimentOptions)}  # parameters that a run has, too
 
 app = typer.Typer(
     help="Check datasets, download them, and show how a task distributes them to clients.",
@@ -44,24 +46,26 @@ def check(
 ) -> None:
     """Read a dataset in the same way as a run with these settings, decode every image, and print the result.
 
-    The exit code is 1 if an error would stop a run.
+    The result ends with the classes and images that a run would train on. The exit code is 1 if an error would stop a
+    run.
 
     Examples:
         fedpgp data check photos
         fedpgp data check list.csv --no-decode
     """
     import fedpgp
-    from fedpgp.data.check import DataFinding, names_file
+    from fedpgp.data.check import DataFinding, Usage, names_file, usage
     from fedpgp.data.check import check as look
     from fedpgp.results.run_store import writing
     from fedpgp.runs.tasks import make_task, with_targets
 
     settings = fedpgp.load_config(options.config, replace(options, data=path).changes)
+    used: list[Usage] = []
     with ProgressBars(err) as bars:
         report = look(
             settings.data,
             0 if settings.task.fewer_shots else settings.task.shots,
-            use=lambda source: make_task(settings, with_targets(settings, source), 0),
+            use=lambda source: used.append(usage(make_task(settings, with_targets(settings, source), 0))),
             decoded=not no_decode,
             skip_bad_images=skip_bad_images,
             workers=worker_count(workers),
@@ -75,11 +79,15 @@ def check(
             file.write(names_file(report))
     if as_json:
         findings = [finding._asdict() for finding in report.findings]
-        print_json({**asdict(report), "findings": findings, "usable": report.usable})
+        uses = asdict(used[0]) if used else None
+        print_json({**asdict(report), "findings": findings, "usable": report.usable, "usage": uses})
     else:
         _print(report)
+        for text in used[0].describe() if used else ():
+            out.print(text, markup=False, soft_wrap=True)
     if not report.usable:
         raise typer.Exit(1)
+    next_command("compare", "--data", path, *typed("path", only=OF_EXPERIMENT))
 
 
 def _print(report: "Report") -> None:
@@ -138,6 +146,7 @@ def show(
         print_table(table)
     if output is not None:
         say(f"The results are in {output}.")
+    next_command("compare", *typed(only=OF_EXPERIMENT))
 
 
 @command(app)
@@ -165,9 +174,8 @@ def get(
 
     place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
-    out.print(f"{name} is in {place}. Check it with `fedpgp data check {place}`.", markup=False, soft_wrap=True)
-    train = f"fedpgp run --method fedpgp --data {name}{root}"
-    out.print(f"Train on it with `{train}`.", markup=False, soft_wrap=True)
+    out.print(f"{name} is in {place}. A run reads it with --data {name}{root}", markup=False, soft_wrap=True)
+    next_command("data", "check", place)
 
 
 @command(app)
@@ -184,3 +192,4 @@ def layouts(as_json: Json = False) -> None:
         print_json(about)
     else:
         print_listing(("layout", "description"), about.items())
+    next_command("data", "check", "DIRECTORY")

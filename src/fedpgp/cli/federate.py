@@ -11,7 +11,7 @@ import click
 import typer
 
 from fedpgp.cli.options import ExperimentOptions, Force, OutputOptions, command, with_options
-from fedpgp.cli.printing import Session, out, print_result, say
+from fedpgp.cli.printing import Session, next_command, out, print_result, say, typed
 from fedpgp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def init(
     out.print(
         f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
     )
-    say(f"Start the server with: fedpgp federate server {directory}")
+    next_command("federate", "server", directory, *["--insecure"] * insecure)
 
 
 @command(app)
@@ -146,7 +146,8 @@ def renew(
     from fedpgp.flower.deployment import layout
 
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
-    say(f"The server has a new certificate. Restart the server with: fedpgp federate server {directory}")
+    say("The server has a new certificate. Restart the server.")
+    next_command("federate", "server", directory)
 
 
 @command(app)
@@ -196,6 +197,7 @@ def node(
     say(f"client {node.client}: the data, the checkpoint and the keys are valid")
     say(node.reach())
     if check:
+        next_command("federate", "node", *typed("check"))
         return
     with node.supernode() as process:
         code = process.wait()
@@ -223,6 +225,7 @@ def app_hash(
     from fedpgp.flower.deployment.app_policy import hash_of_directory
 
     out.print(hash_of_directory(directory), markup=False)
+    next_command("federate", "node", "NODE", "--check")
 
 
 @command(app)

@@ -48,4 +48,5 @@ def join(
     execution: dict[str, Any] = {"cache": options.cache, "skip_bad_images": skip_bad_images}
     with Session(directory, options.quiet) as progress:
         joined = fit(output=directory, force=options.force, reporter=progress, **execution)
-    print_result(fedpgp.Comparison([joined]), directory, options.as_json)
+    following = ("predict", directory, data, "--client", 0)
+    print_result(fedpgp.Comparison([joined]), directory, options.as_json, following)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedpgp.cli.options import Checkpoint, ExperimentOptions, Json, with_options
-from fedpgp.cli.printing import out, print_json, print_listing
+from fedpgp.cli.printing import next_command, out, print_json, print_listing
 
 HEADER = ("name", "year", "venue", "shared", "private", "reads", "description")
 
@@ -41,6 +41,7 @@ def methods(
 
     if name is not None:
         out.print(about(name), markup=False)
+        next_command("run", "--method", name)
         return
     entries = catalogue(**options.experiment)
     if as_json:
@@ -59,3 +60,4 @@ def methods(
         for entry in entries
     ]
     print_listing(HEADER, rows, right=("year", "shared", "private"))
+    next_command("methods", "fedpgp")

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ import typer
 from click.core import ParameterSource
 from rich.markup import escape
 
+from fedpgp.cli.printing import say
 from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
 
@@ -129,7 +131,14 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
         description = "\n\n".join(" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
         lines = [f"[bold]{escape(line.strip())}[/]" for line in examples.splitlines()]
         epilog = "\n\n".join(["Examples:", *lines])
-        return app.command(name, help=description, epilog=epilog)(function)
+
+        @wraps(function)
+        def announced(**values: Any) -> None:
+            if "torch" not in sys.modules and not values.get("quiet"):  # importing it takes seconds
+                say("fedpgp: loading libraries …")
+            function(**values)
+
+        return app.command(name, help=description, epilog=epilog)(announced)
 
     return add
 

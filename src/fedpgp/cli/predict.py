@@ -18,7 +18,7 @@ from rich.text import Text
 
 import fedpgp
 from fedpgp.cli.options import Cache, ClassNames, Client, Device, FinishedRun, Quiet, class_names
-from fedpgp.cli.printing import err, print_listing, say
+from fedpgp.cli.printing import err, next_command, print_listing, say
 from fedpgp.errors import shown
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def predict(
             with writing(output, "Use another file with -o"), new_file(output) as file:
                 for text in texts:
                     file.write(text.encode())
-    if faults:
+    if not faults:
+        next_command("export", run, *([] if client is None else ["--client", client]))
+    else:
         raise fedpgp.FedPGPError(
             "\n".join([*faults, f"{len(faults)} of {len(files)} images were not classified"]),
             remedy="Replace these files, or leave them out",

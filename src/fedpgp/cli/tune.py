@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from fedpgp.cli.options import StudyOptions, listed, with_options
-from fedpgp.cli.printing import say
 from fedpgp.cli.studies import run_study
 
 
@@ -83,11 +82,10 @@ def tune(
         "space": space,
         "search": search or (),
     }
-    directory = run_study(
+    run_study(
         options,
         partial(fedpgp.tune, "all" if names is None else names, **asked),
         partial(fedpgp.resume_tuning, trials=trials, methods=names or ()),
         lambda tuning: [table(tuning)],
+        following=lambda directory: ("compare", "--config", directory / "tuned.toml"),
     )
-    if not options.as_json:
-        say(f"Use the settings with: fedpgp compare --config {directory / 'tuned.toml'}")
