@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
@@ -25,7 +26,15 @@ def ablate(
             show_default="the studies of FedPGP",
         ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="Method that is studied.")] = "fedpgp",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Method that is studied: a name, or your own method as path/to/file.py:Name.",
+            shell_complete=completion.of_names("methods"),
+        ),
+    ] = "fedpgp",
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each setting.")] = 3,
     dry_run: DryRun = False,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import ExperimentOptions, Json, SkipBadImages, Workers, command, with_options, worker_count
 from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, print_table, say, typed
 from fedpgp.reporting import ProgressBars
@@ -27,7 +28,11 @@ app = typer.Typer(
 @with_options(ExperimentOptions, "data")
 def check(
     path: Annotated[
-        str, typer.Argument(help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.")
+        str,
+        typer.Argument(
+            help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
+            shell_complete=completion.of_names("datasets"),
+        ),
     ],
     no_decode: Annotated[bool, typer.Option("--no-decode", help="Do not open the images.")] = False,
     write_names: Annotated[
@@ -151,7 +156,13 @@ def show(
 
 @command(app)
 def get(
-    name: Annotated[str, typer.Argument(help="Name of a known dataset; docs/data-sets.md lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a known dataset; docs/data-sets.md lists them.",
+            shell_complete=completion.of_names("datasets"),
+        ),
+    ],
     to: Annotated[
         Path,
         typer.Option(

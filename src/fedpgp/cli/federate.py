@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import ExperimentOptions, Force, OutputOptions, command, with_options
 from fedpgp.cli.printing import Session, next_command, out, print_result, say, typed
 from fedpgp.errors import ConfigError
@@ -35,7 +36,13 @@ class FederationOptions(ExperimentOptions):
     """Options that `init` and `up` share: the experiment of a federation."""
 
     method: Annotated[
-        str, typer.Option("--method", "-m", help="Method that is run. `fedpgp methods` lists all methods.")
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Method that is run. `fedpgp methods` lists all methods.",
+            shell_complete=completion.of_names("methods"),
+        ),
     ] = "fedpgp"
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
     insecure: Insecure = False

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import Checkpoint, ExperimentOptions, Json, with_options
 from fedpgp.cli.printing import next_command, out, print_json, print_listing
 
@@ -21,7 +22,11 @@ class MethodsOptions(ExperimentOptions):
 @with_options(MethodsOptions)
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Describe one method: a built-in one, or yours as path/to/file.py:Name.")
+        str | None,
+        typer.Argument(
+            help="Describe one method: a built-in one, or yours as path/to/file.py:Name.",
+            shell_complete=completion.of_names("methods"),
+        ),
     ] = None,
     as_json: Json = False,
     *,

@@ -17,6 +17,7 @@ import typer
 from click.core import ParameterSource
 from rich.markup import escape
 
+from fedpgp.cli import completion
 from fedpgp.cli.printing import say
 from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
@@ -32,12 +33,18 @@ ConfigFile = Annotated[
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
         " pictograms-styles-classes. A file can extend a recipe. A value that neither the file nor"
         " its recipe sets is the paper's value.",
+        shell_complete=completion.of_names("recipes"),
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the config. Can be repeated."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the config. Can be repeated.",
+        shell_complete=completion.of_settings,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 DryRun = Annotated[
@@ -66,21 +73,36 @@ CHECKPOINTS = (
     " Hugging Face hub, or open_clip:ARCHITECTURE/TAG."
 )
 Checkpoint = Annotated[
-    str | None, typer.Option("--backbone", "--checkpoint", help=f"Checkpoint of a dual encoder: {CHECKPOINTS}")
+    str | None,
+    typer.Option(
+        "--backbone",
+        "--checkpoint",
+        help=f"Checkpoint of a dual encoder: {CHECKPOINTS}",
+        shell_complete=completion.of_values("backbone.checkpoint"),
+    ),
 ]
 BackboneName = Annotated[
     str | None,
-    typer.Option("--backbone", help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}"),
+    typer.Option(
+        "--backbone",
+        help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}",
+        shell_complete=completion.of_values("backbone.checkpoint"),
+    ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1."),
+    typer.Option(
+        "--device",
+        help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1.",
+        shell_complete=completion.of_values("backbone.device"),
+    ),
 ]
 DataSource = Annotated[
     str | None,
     typer.Option(
         "--data",
         help="Dataset (--set data.source=…): a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
+        shell_complete=completion.of_values("data.source"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
@@ -221,7 +243,9 @@ class ExperimentOptions:
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64."
+            "--precision",
+            help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64.",
+            shell_complete=completion.of_values("backbone.precision"),
         ),
     ] = None
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
@@ -15,7 +16,12 @@ from fedpgp.cli.studies import run_study
 
 @with_options(StudyOptions, "config", "data")
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Name of a recipe; --list prints all names.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a recipe; --list prints all names.", shell_complete=completion.of_names("experiments")
+        ),
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the names and descriptions of the recipes.")] = False,
     dry_run: DryRun = False,
     data: Annotated[
@@ -32,7 +38,10 @@ def reproduce(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="Methods to run, separated by commas.", show_default="the methods of the recipe"
+            "--methods",
+            help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
+            shell_complete=completion.of_list("methods"),
+            show_default="the methods of the recipe",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each cell of the table.")] = 3,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
@@ -27,12 +28,16 @@ def sweep(
             "--grid",
             metavar="SECTION.KEY=A,B,C",
             help="Setting that is varied, and its values. Can be repeated: each setting is one axis of the grid.",
+            shell_complete=completion.of_settings,
         ),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="Methods to run, separated by commas.", show_default="zero-shot,local,promptfl,fedpgp"
+            "--methods",
+            help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
+            shell_complete=completion.of_list("methods"),
+            show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each combination.")] = 1,

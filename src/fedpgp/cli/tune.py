@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
@@ -18,6 +19,7 @@ def tune(
             "--methods",
             help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume, name only"
             " the files of your own methods.",
+            shell_complete=completion.of_list("methods"),
             show_default="all",
         ),
     ] = None,

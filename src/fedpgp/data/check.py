@@ -188,9 +188,9 @@ class Usage:
         """Yield sentences."""
         every = self.classes + len(self.untrained_classes)
         yield f"With task.protocol = {self.protocol}, a run trains on {self.classes} of {every} classes."
-        for what, names in (("classes", self.untrained_classes), ("domains", self.untrained_domains)):
+        for what, names in (("class names", self.untrained_classes), ("domains", self.untrained_domains)):
             if names:
-                yield f"No client trains on {len(names)} {what}, which test what is new: {_some(list(names), ', ')}."
+                yield f"Tested only, not trained on: {_some(list(names), ', ')} ({what}: {len(names)})."
         if self.untrained_classes:
             yield "To train on all classes, use --set task.protocol=personalization"
         range_ = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
