@@ -36,7 +36,15 @@ def in_shell(shell: str, words: list[str]) -> list[str]:
         ("fedpgp run -c photo", ["photographs"]),
         ("fedpgp reproduce photo", ["photographs"]),
         ("fedpgp data show --data cifar10", ["cifar10", "cifar100"]),
-        ("fedpgp tune --set task.parti", ["task.partition="]),
+        (
+            "fedpgp tune --set task.cl",
+            ["task.class_names=", "task.clients=", "task.classes_per_client=", "task.class_division="],
+        ),
+        (
+            "fedpgp tune --set federation.eng",
+            [f"federation.engine={name}" for name in ("local", "simulation", "deployment")],
+        ),
+        ("fedpgp tune --set federation.eval", ["federation.eval_every=", "federation.eval_every=…"]),
         ("fedpgp sweep --grid task.protocol = pers", ["personalization"]),
         ("fedpgp run --set task.protocol =", list(completion.known()["settings"]["task.protocol"])),
         ("fedpgp run --set federation.rounds = 3 --device cuda:", ["cuda:1"]),

@@ -134,7 +134,9 @@ def test_what_a_run_would_use_is_said(changes, expected, tmp_path, monkeypatch):
     said = " ".join(
         invoke("check", tmp_path / "list.csv", "--no-decode", *settings, monkeypatch=monkeypatch).output.split()
     )
-    assert ("cat, dog" in said) == ("use --set task.protocol=personalization" in said) == bool(found["untrained_classes"])
+    assert (
+        ("cat, dog" in said) == ("use --set task.protocol=personalization" in said) == bool(found["untrained_classes"])
+    )
 
 
 def test_settings_that_a_run_refuses_are_a_finding(good, monkeypatch):

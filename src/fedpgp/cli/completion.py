@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,23 @@ def of_values(key: str) -> Any:
 
 
 def of_settings(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Complete SECTION.KEY=VALUE: first the section, then the key, then the value."""
-    return list(dict.fromkeys(_settings(incomplete)))
+    """Complete SECTION.KEY=VALUE: first the section, then the key, then the value.
 
-
-def _settings(incomplete: str) -> Iterator[str]:
+    A section or key without an alternative comes with what can follow it, because shells add a space to a completion
+    that has no alternative.
+    """
+    settings = known()["settings"]
     key, equals, value = incomplete.partition("=")
     if equals:
         start = "" if in_bash() else f"{key}="  # bash completes only what comes after the last =
-        yield from (start + each for each in known()["settings"].get(key, ()) if each.startswith(value))
-        return
-    for each in known()["settings"]:
-        if each.startswith(incomplete):
-            yield f"{each}=" if "." in incomplete else each.partition(".")[0] + "."
+        return [start + each for each in settings.get(key, ()) if each.startswith(value)]
+    keys = [each for each in settings if each.startswith(incomplete)]
+    sections = list(dict.fromkeys(each.partition(".")[0] + "." for each in keys))
+    if len(sections) > 1:
+        return sections
+    if len(keys) > 1:
+        return [f"{each}=" for each in keys]
+    return [f"{each}={value}" for each in keys for value in settings[each] or ("", "…")]
 
 
 def in_bash() -> bool:
