@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import click
 from tiny import SHORT_RUN
+from typer.main import get_command
+
+from fedpgp import cli
 
 
 class Ended(NamedTuple):
@@ -33,3 +37,12 @@ def refused(ended: Ended, *expected: str) -> None:
     assert len(ended.err.splitlines()) == 1, ended.err
     for text in expected:
         assert text in ended.err
+
+
+def all_commands(*left_out: str) -> dict[str, click.Command]:
+    """Return all commands by name, such as "data check", and the commands of all groups except some."""
+    group = get_command(cli.app)
+    assert isinstance(group, click.Group)
+    commands = {name: found for name, found in group.commands.items() if name not in left_out}
+    inner = {f"{name} {i}": c for name, found in commands.items() for i, c in getattr(found, "commands", {}).items()}
+    return {name: found for name, found in {**commands, **inner}.items() if not isinstance(found, click.Group)}

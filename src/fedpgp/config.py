@@ -1,12 +1,13 @@
 """The configuration of an experiment: sections of fields with defaults, read from TOML and written to it."""
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import tomli_w
 from pydantic import ValidationError
@@ -169,7 +170,7 @@ def load_config(
             model = ours[name] = find_method(name)
         if model is not None:
             try:
-                built[name] = model(**keys)
+                built[name] = model(**{key: _listed(model, key, value) for key, value in keys.items()})
             except ValidationError as error:
                 faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
         elif not foreign:
@@ -185,6 +186,21 @@ def load_config(
         aggregators=_with_defaults(built, AGGREGATORS),
         origins=origins,
     )
+
+
+def _listed(model: Any, key: str, value: Any) -> Any:
+    """Return a single value as a list if the field holds a list of any length, such as task.held_out."""
+    field = model.__pydantic_fields__.get(key)
+    of_list = field is not None and get_origin(field.annotation) is tuple and get_args(field.annotation)[-1] is ...
+    return [value] if of_list and not isinstance(value, list | tuple) else value
+
+
+def with_device(config: ExperimentConfig, device: str | None) -> ExperimentConfig:
+    """Return the config with another device, or unchanged for None; raise ConfigError if the device is not allowed."""
+    if device is None:
+        return config
+    checked = load_config(changes=[f"backbone.device={json.dumps(device)}"])
+    return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, device=checked.backbone.device))
 
 
 def _with_defaults(built: Mapping[str, Any], classes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -1,30 +1,33 @@
 """The command line: its output, its errors and its exit codes."""
 
+import dataclasses
 import json
 import os
 import re
 import shlex
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import click
 import numpy as np
 import pytest
-from commands import Command, refused, sets
+from commands import Command, all_commands, refused, sets
 from raising import raises
-from typer.main import get_command
 
 import fedpgp
-from fedpgp import assets, cli
+from fedpgp import assets
 from fedpgp.cli import options
+from fedpgp.config import SECTIONS, load_config
 from fedpgp.data.sources import Source
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.runs import features as run_features
 from fedpgp.runs import tasks as run_tasks
+from fedpgp.runs.tasks import make_task
 
 
 def files(directory: Path) -> set[str]:
@@ -156,7 +159,7 @@ def test_tune_and_ablate_print_tables_and_are_resumed(command: Command, small: N
     ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *short)
     assert ended.code == 0, ended.err
     assert "mu of fedpgp: base-to-novel" in ended.out and "as it stands" in ended.out
-    assert "2 settings of fedpgp" in ended.err and " a." in ended.err.splitlines()[-1]
+    assert "2 settings of fedpgp" in ended.err and ended.err.endswith(" a.\nNext: fedpgp report a\n")
     assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
     refused(command("ablate", "--resume", "a", "--seeds", "1"), "--resume a", "--seeds")
 
@@ -179,17 +182,8 @@ def test_help_and_version(command: Command) -> None:
     assert command("--version").out == f"fedpgp {fedpgp.__version__}\n"
 
 
-def all_commands(*left_out: str) -> list[click.Command]:
-    """Return all commands, and the commands of all groups except some."""
-    group = get_command(cli.app)
-    assert isinstance(group, click.Group)
-    commands = [command for name, command in group.commands.items() if name not in left_out]
-    commands += [inner for command in commands for inner in getattr(command, "commands", {}).values()]
-    return [command for command in commands if not isinstance(command, click.Group)]
-
-
 def test_every_argument_and_option_has_a_help_text() -> None:
-    for command in all_commands():
+    for command in all_commands().values():
         assert command.help and command.help.endswith(".")
         for parameter in command.params:
             text = getattr(parameter, "help", None)
@@ -197,14 +191,19 @@ def test_every_argument_and_option_has_a_help_text() -> None:
             assert re.match(r"[A-Z]|--", text) or text.split()[0].isidentifier(), (command.name, parameter.name, text)
 
 
-def test_help_of_arguments_is_printed(command: Command) -> None:
-    assert "Directory of a finished run." in command("predict", "--help").out
+@pytest.mark.parametrize("name", all_commands())
+def test_the_help_has_a_text_for_each_argument_and_option(name: str, command: Command, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # so that no text is wrapped
+    rows = re.findall(r"^│ (.*?) *│$", command(*name.split(), "--help").out, re.MULTILINE)
+    assert len(rows) == len(all_commands()[name].params) + 1  # and --help
+    for row in rows:
+        assert re.search(r" {2}\S.*\.( *\[.*\])?$", row), row
 
 
 def test_every_command_has_examples_that_can_be_typed() -> None:
     commands = all_commands("federate")
     assert len(commands) == 23
-    for command in commands:
+    for command in commands.values():
         lines = re.findall(r"\[bold\](?:.*\| )?fedpgp (.*?)(?: > .*)?\[/\]", command.epilog or "")
         assert lines, command.name
         for line in lines:
@@ -279,6 +278,7 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
         ("fedpgp.learning_rate=1e300", "less than or equal to 1000"),
         ("fedpgp.bottleneck=1000000000", "less than or equal to 1024"),
         ("backbone.device=warp", "cuda"),
+        ("backbone.device=cuda:0,cuda:1", "one device"),
         ("fedpgp.mu=1\ntau=3", "a number"),
     ],
 )
@@ -287,6 +287,27 @@ def test_bad_values(command: Command, change: str, expected: str) -> None:
     refused(command("run", "--method", "fedpgp", "--set", change), place, value[:1], expected)
     with raises(ConfigError, where=place, allowed=expected, remedy="`fedpgp config`"):
         fedpgp.load_config(changes=[change])
+
+
+def test_a_whole_number_that_is_too_small_is_refused_before_any_work(pictograms: Source) -> None:
+    for name in ("task", "federation"):
+        for field in dataclasses.fields(SECTIONS[name]):
+            for value in (0, -1) if field.type in (int, int | None) else ():
+                with suppress(FedPGPError):  # another error would be printed with a traceback
+                    make_task(fedpgp.load_config(changes=[f"{name}.{field.name}={value}"]), pictograms, 0)
+    with raises(ConfigError, where="task.shards_per_client", allowed="greater than or equal to 1", got=0):
+        fedpgp.load_config(changes=["task.partition=shards", "task.shards_per_client=0"])
+
+
+@pytest.mark.parametrize("key", ["task.held_out", "task.targets", "task.class_names", "fedpha.lengths"])
+def test_a_single_value_is_a_list_with_one_value(key: str, tmp_path: Path) -> None:
+    section, _, field = key.partition(".")
+    value: Any = 4 if field == "lengths" else "sketch"
+    (tmp_path / "my.toml").write_text(f"[{section}]\n{field} = {json.dumps(value)}\n")
+    for found in (load_config(changes=[f"{key}={value}"]), load_config(tmp_path / "my.toml")):
+        assert getattr(getattr(found, section, found.methods.get(section)), field) == (value,)
+    with raises(ConfigError, where="federation.betas", allowed="a list", got=0.9):
+        load_config(changes=["federation.betas=0.9"])
 
 
 @pytest.mark.parametrize(

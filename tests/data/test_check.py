@@ -95,6 +95,50 @@ def test_the_command(good, tmp_path, monkeypatch):
     assert done.exit_code == 1 and found["usable"] is False and found["findings"][0]["stops"] is True
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["task.clients=2"], {"classes": 2, "untrained_classes": ["cat", "dog"], "clients": 2, "images": 4, "most": 2}),
+        (
+            [
+                "task.protocol=personalization",
+                "task.partition=natural",
+                "task.clients=1",
+                "task.new_clients=1",
+                "task.shots=0",
+            ],
+            {"classes": 4, "untrained_classes": [], "clients": 2, "images": 12, "least": 4, "most": 8},
+        ),
+        (
+            ["task.protocol=leave-one-domain-out", "task.clients=1"],
+            {"classes": 4, "untrained_classes": [], "untrained_domains": ["sketch"], "images": 8, "least": 8},
+        ),
+    ],
+)
+def test_what_a_run_would_use_is_said(changes, expected, tmp_path, monkeypatch):
+    lines = ["path,label,client,domain,split"]
+    for label in ("ant", "bee", "cat", "dog"):
+        for split, owner, domain in (
+            ("train", "a", "photo"), ("train", "b", "photo"), ("train", "a", "sketch"),
+            ("validation", "a", "photo"), ("validation", "b", "photo"), ("validation", "a", "sketch"),
+            ("test", "a", "photo"), ("test", "b", "photo"), ("test", "a", "sketch"),
+        ):  # fmt: skip
+            save(tmp_path / f"{len(lines)}.png")
+            lines.append(f"{len(lines)}.png,{label},{owner},{domain},{split}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    settings = [part for change in ["task.shots=2", *changes] for part in ("--set", change)]
+    printed = invoke("check", tmp_path / "list.csv", "--no-decode", *settings, "--json", monkeypatch=monkeypatch)
+    assert printed.exit_code == 0, printed.output
+    found = json.loads(printed.stdout)["usage"]
+    assert {name: found[name] for name in expected} == expected
+    said = " ".join(
+        invoke("check", tmp_path / "list.csv", "--no-decode", *settings, monkeypatch=monkeypatch).output.split()
+    )
+    assert (
+        ("cat, dog" in said) == ("use --set task.protocol=personalization" in said) == bool(found["untrained_classes"])
+    )
+
+
 def test_settings_that_a_run_refuses_are_a_finding(good, monkeypatch):
     done = invoke("check", good, "--set", "task.shots=2", monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "base-to-novel needs at least 4 classes" in " ".join(done.stdout.split())

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -158,10 +159,24 @@ def test_pachinko_needs_superclasses():
 
 
 def test_more_clients_than_images_are_refused():
-    pool = Pool(tiny.dataset("train", [0, 1], class_names="ab"), np.arange(2), 3, None, 0)
-    for name in ("iid", "dirichlet"):
-        with raises(DataError, where="task.clients", allowed="at most 2", got=3):
-            held_by(pool, name)
+    with raises(DataError, where="task.clients", allowed="at most 2", got=3):
+        Pool(tiny.dataset("train", [0, 1], class_names="ab"), np.arange(2), 3, None, 0)
+
+
+@pytest.mark.parametrize("partition", ["classes", "iid", "dirichlet", "shards", "pathological"])
+@pytest.mark.parametrize("protocol", ["base-to-novel", "leave-one-domain-out"])
+@pytest.mark.parametrize("changes", [(), ("new_clients=1",), ("new_clients=600",), ("new_clients=1000000",)])
+def test_the_remedy_of_too_many_clients_works(partition, protocol, changes, pictograms):
+    task = [f"task.protocol={protocol}", f"task.partition={partition}", "task.clients=1000000", "task.shots=1"]
+    task += [f"task.{change}" for change in changes] + ["task.shards_per_client=1"] * (partition == "shards")
+    for _ in range(2):  # a multiple of the number of domains, then a smaller one
+        with raises(DataError, where="task.clients", remedy="Use --set task.clients=") as refused:
+            make_task(load_config(changes=task), pictograms, 0)
+        task += re.findall(r"--set (\S+)", refused.value.remedy)
+        if protocol == "base-to-novel" or "multiple" not in refused.value.allowed:
+            break
+    made = make_task(load_config(changes=task), pictograms, 0)
+    assert made.new_clients if changes else len(made.clients) > 1
 
 
 @settings(max_examples=40)

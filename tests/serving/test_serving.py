@@ -208,6 +208,22 @@ def test_predict_reads_files_directories_patterns_and_standard_input(run, pictur
     assert "red panda" in command(*arguments, "zebra,red panda", "--top", "2").out
 
 
+@pytest.mark.parametrize("top", [1, 2, 9])
+def test_csv_and_json_have_as_many_classes_as_top(run, pictures, command, top):
+    Path("broken.png").write_bytes(b"")
+    arguments = ("predict", str(run), str(pictures / "0.png"), "broken.png", "--quiet", "--classes", "a,b,c")
+    every = json.loads(command(*arguments, "--format", "json").out)["images"][0]["probabilities"]
+    best = sorted(every.items(), key=lambda pair: -pair[1])[:top]
+    asked = (*arguments, "--top", str(top), "--format")
+    assert list(json.loads(command(*asked, "json").out)["images"][0]["probabilities"].items()) == best
+    row, broken = csv.DictReader(command(*asked, "csv").out.splitlines())
+    assert row.pop("image") == str(pictures / "0.png") and row.pop("error") == "" and broken["error"]
+    assert list(row) == [f"{what}_{i}" for i in range(1, len(best) + 1) for what in ("class", "probability")]
+    assert list(row.values()) == [str(cell) for pair in best for cell in pair]
+    assert [broken[name] for name in row] == [""] * len(row)
+    assert ("class 3" in command(*asked, "table").out) == (top == 9)
+
+
 def test_broken_images_among_good_ones_are_named(run, pictures, command):
     good = (pictures / "0.png").read_bytes()
     for name, content in (("a.png", good), ("b.png", good[:80]), ("c.jpg", b""), ("d.png", b"<script>")):

@@ -149,7 +149,7 @@ def _moved(model: Any, device: str) -> Any:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise CheckpointError(
             where="device",
-            allowed=f"available to PyTorch on this machine ({first_line(error)})",
+            allowed=f"one device that is available to PyTorch on this machine ({first_line(error)})",
             got=device,
             remedy="Use --device cpu, which works everywhere",
         ) from error

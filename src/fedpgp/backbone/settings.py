@@ -1,11 +1,19 @@
 """Config section of the frozen dual encoder."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from fedpgp.runtime.validation import STRICT
+
+
+def _one_device(name: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name, re.ASCII):
+        raise PydanticCustomError("device", "Input should be 'cpu', 'mps', 'cuda' or 'cuda:1' (one device for a run)")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -21,8 +29,8 @@ class BackboneConfig:
         default="float32",
         description='precision; "bf16" applies to the matrix products and attention of the text tower only',
     )
-    device: str = Field(
-        default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description='"cpu", "cuda", "cuda:1" or "mps"'
+    device: Annotated[str, AfterValidator(_one_device)] = Field(
+        default="cpu", description='one device: "cpu", "cuda", "cuda:1" or "mps"'
     )
     patches: Literal["value", "attention"] = Field(
         default="value",

@@ -17,6 +17,7 @@ from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.compare import compare
+from fedpgp.cli.completion import in_bash, join_words
 from fedpgp.cli.config import config
 from fedpgp.cli.data import app as data_app
 from fedpgp.cli.demo import demo
@@ -70,6 +71,8 @@ def main() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if in_bash():
+        join_words()
     try:
         code = app(prog_name="fedpgp", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError:

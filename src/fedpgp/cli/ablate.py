@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, ConfigFile, DryRun, WorkOptions, all_changes, listed, with_options
+from fedpgp.cli import completion
+from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
 
-@with_options(WorkOptions)
+@with_options(StudyOptions)
 def ablate(
     studies: Annotated[
         str | None,
@@ -25,14 +26,19 @@ def ablate(
             show_default="the studies of FedPGP",
         ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="Method that is studied.")] = "fedpgp",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Method that is studied: a name, or your own method as path/to/file.py:Name.",
+            shell_complete=completion.of_names("methods"),
+        ),
+    ] = "fedpgp",
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each setting.")] = 3,
     dry_run: DryRun = False,
-    config: ConfigFile = None,
-    backbone: BackboneName = None,
-    change: Changes = None,
     *,
-    options: WorkOptions,
+    options: StudyOptions,
 ) -> None:
     """Vary one factor of a method at a time, and print the results of each setting.
 
@@ -47,12 +53,11 @@ def ablate(
     import fedpgp
     from fedpgp.report.ablation import table
 
-    changes = all_changes(change, backbone=backbone)
-    asked: dict[str, Any] = {"file": file, "seeds": seeds, "config": config, "changes": changes}
+    asked: dict[str, Any] = {"file": file, "seeds": seeds, **options.experiment}
     run_study(
         options,
         partial(fedpgp.ablate, method, studies=listed(studies), **asked),
-        fedpgp.resume_ablation,
+        partial(fedpgp.resume_ablation, methods=[method]),
         lambda ablation: [table(ablation, study) for study in ablation.settings],
         dry_run=dry_run,
     )

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from fedpgp.cli import completion
 from fedpgp.cli.options import Json, Quiet, listed
-from fedpgp.cli.printing import out, print_json, say
+from fedpgp.cli.printing import next_command, out, print_json, say
 
 
 def bench(
@@ -29,6 +30,7 @@ def bench(
             "--methods",
             help="Compare the cost of these methods with promptfl, and measure nothing else. Separate names with"
             " commas, or use the word all.",
+            shell_complete=completion.of_list("methods"),
         ),
     ] = None,
     repeat: Annotated[int, typer.Option("--repeat", help="Number of timed repetitions; the median is reported.")] = 2,
@@ -62,3 +64,4 @@ def bench(
         print_json(result)
     else:
         out.print(tables(result))
+    next_command("bench", "--methods", "all")

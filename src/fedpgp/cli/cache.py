@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from fedpgp.cli.options import Cache, Json, command
-from fedpgp.cli.printing import print_json, print_listing, say
+from fedpgp.cli.printing import next_command, print_json, print_listing, say, typed
 
 app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True, suggest_commands=False)
 
@@ -54,6 +54,7 @@ def list_entries(directory: Cache = None, as_json: Json = False) -> None:
     if rows:
         print_listing(HEADER, rows, right=("images", "size"))
     say(f"{len(kept)} entries, {decimal(sum(entry.bytes for entry in kept))} in {place}")
+    next_command("cache", "clear", "--stale", *typed())
 
 
 @command(app)
@@ -78,6 +79,7 @@ def clear(
     what = f"{len(chosen)} entries, {decimal(sum(entry.bytes for entry in chosen))}, from {place}"
     if not chosen:
         say(f"There is nothing to remove in {place}.")
+        next_command("cache", "list", *typed("stale", "yes"))
         return
     if not yes and not sys.stdin.isatty():
         raise click.UsageError(f"{what} would be removed. Confirm it with --yes.")
@@ -87,3 +89,4 @@ def clear(
     say(f"Removed {len(chosen) - len(busy)} of {len(chosen)} entries from {place}.")
     for name in busy:
         say(f"fedpgp: Another process uses {name}, so it was not removed.")
+    next_command("cache", "list", *typed("stale", "yes"))

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 import fedpgp
+from fedpgp.cli import completion
 from fedpgp.cli.options import DryRun, RunOptions, listed, with_options
 from fedpgp.cli.printing import Session, print_plan, print_result, tracked
 
@@ -16,6 +17,7 @@ def compare(
         typer.Option(
             "--methods",
             help="Methods to compare, separated by commas, or the word all. `fedpgp methods` lists all methods.",
+            shell_complete=completion.of_list("methods"),
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,

@@ -1,13 +1,16 @@
 """`fedpgp config`: print the effective configuration."""
 
 import fedpgp
-from fedpgp.cli.options import Changes, ConfigFile
+from fedpgp.cli.options import ExperimentOptions, with_options
+from fedpgp.cli.printing import next_command, typed
 
 
-def config(file: ConfigFile = None, change: Changes = None) -> None:
+@with_options(ExperimentOptions)
+def config(*, options: ExperimentOptions) -> None:
     """Print the effective configuration as TOML, with a description and the origin of each value.
 
     Examples:
         fedpgp config --set fedpgp.mu=1 > my.toml
     """
-    print(fedpgp.load_config(file, change or ()).to_toml(), end="")
+    print(fedpgp.load_config(options.config, options.changes).to_toml(), end="")
+    next_command("compare", *typed())

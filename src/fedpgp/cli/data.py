@@ -1,18 +1,21 @@
 """`fedpgp data`: check datasets, download them, and show how a task distributes them."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpgp.cli import options
-from fedpgp.cli.printing import err, out, print_json, print_listing, print_table, say
+from fedpgp.cli import completion
+from fedpgp.cli.options import ExperimentOptions, Json, SkipBadImages, Workers, command, with_options, worker_count
+from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, print_table, say, typed
 from fedpgp.reporting import ProgressBars
 
 if TYPE_CHECKING:
     from fedpgp.data.check import Report
+
+OF_EXPERIMENT = {field.name for field in fields(ExperimentOptions)}  # parameters that a run has, too
 
 app = typer.Typer(
     help="Check datasets, download them, and show how a task distributes them to clients.",
@@ -21,13 +24,16 @@ app = typer.Typer(
 )
 
 
-@options.command(app)
+@command(app)
+@with_options(ExperimentOptions, "data")
 def check(
     path: Annotated[
-        str, typer.Argument(help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.")
+        str,
+        typer.Argument(
+            help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
+            shell_complete=completion.of_names("datasets"),
+        ),
     ],
-    config: options.ConfigFile = None,
-    change: options.Changes = None,
     no_decode: Annotated[bool, typer.Option("--no-decode", help="Do not open the images.")] = False,
     write_names: Annotated[
         Path | None,
@@ -38,33 +44,37 @@ def check(
             " data.names to it.",
         ),
     ] = None,
-    skip_bad_images: options.SkipBadImages = False,
-    workers: options.Workers = None,
-    as_json: options.Json = False,
+    skip_bad_images: SkipBadImages = False,
+    workers: Workers = None,
+    as_json: Json = False,
+    *,
+    options: ExperimentOptions,
 ) -> None:
     """Read a dataset in the same way as a run with these settings, decode every image, and print the result.
 
-    The exit code is 1 if an error would stop a run.
+    The result ends with the classes and images that a run would train on. The exit code is 1 if an error would stop a
+    run.
 
     Examples:
         fedpgp data check photos
         fedpgp data check list.csv --no-decode
     """
     import fedpgp
-    from fedpgp.data.check import DataFinding, names_file
+    from fedpgp.data.check import DataFinding, Usage, names_file, usage
     from fedpgp.data.check import check as look
     from fedpgp.results.run_store import writing
     from fedpgp.runs.tasks import make_task, with_targets
 
-    settings = fedpgp.load_config(config, options.all_changes(change, data=path))
+    settings = fedpgp.load_config(options.config, replace(options, data=path).changes)
+    used: list[Usage] = []
     with ProgressBars(err) as bars:
         report = look(
             settings.data,
             0 if settings.task.fewer_shots else settings.task.shots,
-            use=lambda source: make_task(settings, with_targets(settings, source), 0),
+            use=lambda source: used.append(usage(make_task(settings, with_targets(settings, source), 0))),
             decoded=not no_decode,
             skip_bad_images=skip_bad_images,
-            workers=options.worker_count(workers),
+            workers=worker_count(workers),
             progress=partial(bars.progress, "decoding images"),
         )
     if report.counts.get("clients") and settings.task.partition != "natural":
@@ -75,11 +85,15 @@ def check(
             file.write(names_file(report))
     if as_json:
         findings = [finding._asdict() for finding in report.findings]
-        print_json({**asdict(report), "findings": findings, "usable": report.usable})
+        uses = asdict(used[0]) if used else None
+        print_json({**asdict(report), "findings": findings, "usable": report.usable, "usage": uses})
     else:
         _print(report)
+        for text in used[0].describe() if used else ():
+            out.print(text, markup=False, soft_wrap=True)
     if not report.usable:
         raise typer.Exit(1)
+    next_command("compare", "--data", path, *typed("path", only=OF_EXPERIMENT))
 
 
 def _print(report: "Report") -> None:
@@ -95,17 +109,17 @@ def _print(report: "Report") -> None:
     out.print("a run can use it" if report.usable else "a run would stop")
 
 
-@options.command(app)
+@command(app)
+@with_options(ExperimentOptions)
 def show(
-    data: options.DataSource = None,
-    config: options.ConfigFile = None,
-    change: options.Changes = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the task.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Image file (.png or .svg) for the matrix of classes and clients."),
     ] = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
+    *,
+    options: ExperimentOptions,
 ) -> None:
     """Print the training images and the test sets of each client of a task, without a run.
 
@@ -125,7 +139,7 @@ def show(
         raise OutputError(
             "the file name must end in .png or .svg", where=f"{output}", remedy=f"Use -o {output.with_suffix('.png')}"
         )
-    settings = fedpgp.load_config(config, options.all_changes(change, data=data))
+    settings = fedpgp.load_config(options.config, options.changes)
     task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)
     if output is not None:
         write(output, holdings.picture(task, suffix))
@@ -138,11 +152,18 @@ def show(
         print_table(table)
     if output is not None:
         say(f"The results are in {output}.")
+    next_command("compare", *typed(only=OF_EXPERIMENT))
 
 
-@options.command(app)
+@command(app)
 def get(
-    name: Annotated[str, typer.Argument(help="Name of a known dataset; docs/data-sets.md lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a known dataset; docs/data-sets.md lists them.",
+            shell_complete=completion.of_names("datasets"),
+        ),
+    ],
     to: Annotated[
         Path,
         typer.Option(
@@ -165,13 +186,12 @@ def get(
 
     place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
-    out.print(f"{name} is in {place}. Check it with `fedpgp data check {place}`.", markup=False, soft_wrap=True)
-    train = f"fedpgp run --method fedpgp --data {name}{root}"
-    out.print(f"Train on it with `{train}`.", markup=False, soft_wrap=True)
+    out.print(f"{name} is in {place}. A run reads it with --data {name}{root}", markup=False, soft_wrap=True)
+    next_command("data", "check", place)
 
 
-@options.command(app)
-def layouts(as_json: options.Json = False) -> None:
+@command(app)
+def layouts(as_json: Json = False) -> None:
     """List the values of data.layout: the directory layouts that fedpgp can read.
 
     Examples:
@@ -184,3 +204,4 @@ def layouts(as_json: options.Json = False) -> None:
         print_json(about)
     else:
         print_listing(("layout", "description"), about.items())
+    next_command("data", "check", "DIRECTORY")

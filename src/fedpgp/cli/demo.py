@@ -7,7 +7,7 @@ import typer
 
 import fedpgp
 from fedpgp.cli.options import Cache
-from fedpgp.cli.printing import out, say
+from fedpgp.cli.printing import next_command, out, say
 
 NEEDS = ("starlette", "uvicorn", "python_multipart")
 
@@ -58,3 +58,4 @@ def demo(
             webbrowser.open(address)
         serve(listening, host, cache)
     say("fedpgp demo has stopped.")
+    next_command("compare")

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from fedpgp.cli.options import Cache, Checkpoint, Json
-from fedpgp.cli.printing import print_json, print_listing, say
+from fedpgp.cli.printing import next_command, print_json, print_listing, say
 
 
 def doctor(
@@ -51,3 +51,4 @@ def doctor(
         say(f"Checks that failed: {len(wrong)}." if wrong else works)
     if wrong:
         raise typer.Exit(1)
+    next_command("compare", *([] if checkpoint is None else ["--backbone", checkpoint]))

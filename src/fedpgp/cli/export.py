@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedpgp.cli.options import ClassNames, Client, FinishedRun, Force, class_names, new_name
-from fedpgp.cli.printing import say
+from fedpgp.cli.printing import next_command, say
 from fedpgp.errors import ConfigError
 
 
@@ -57,5 +57,7 @@ def export(
     directory = output or new_name(f"export-{form}")
     write(run, directory, form, client=client, classes=class_names(classes), force=force)
     say(f"The files are in {directory}. {directory / 'README.md'} explains how to use them.")
-    if upload is not None:
+    if upload is None:
+        next_command("predict", run, "IMAGES", *([] if client is None else ["--client", client]))
+    else:
         say(f"The files were uploaded to {hub.upload(directory, upload, private=not public)}.")

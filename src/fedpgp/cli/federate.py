@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import (
-    BackboneName,
-    Changes,
-    ConfigFile,
-    DataSource,
-    Force,
-    OutputOptions,
-    all_changes,
-    command,
-    with_options,
-)
-from fedpgp.cli.printing import Session, out, print_result, say
+from fedpgp.cli import completion
+from fedpgp.cli.options import ExperimentOptions, Force, OutputOptions, command, with_options
+from fedpgp.cli.printing import Session, next_command, out, print_result, say, typed
 from fedpgp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,20 +32,22 @@ Insecure = Annotated[
 
 
 @dataclass(frozen=True)
-class FederationOptions:
+class FederationOptions(ExperimentOptions):
     """Options that `init` and `up` share: the experiment of a federation."""
 
     method: Annotated[
-        str, typer.Option("--method", "-m", help="Method that is run. `fedpgp methods` lists all methods.")
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Method that is run. `fedpgp methods` lists all methods.",
+            shell_complete=completion.of_names("methods"),
+        ),
     ] = "fedpgp"
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
-    config: ConfigFile = None
-    data: DataSource = None
-    backbone: BackboneName = None
-    change: Changes = None
     insecure: Insecure = False
 
-    def experiment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
+    def deployment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
         """Return the config of a deployment and the name of the method.
 
         Raises
@@ -65,12 +58,12 @@ class FederationOptions:
         from fedpgp.config import load_config
         from fedpgp.data.client_task import OWN, classes_of
         from fedpgp.data.sources.names import read_lines
-        from fedpgp.runs.choices import chosen_methods
+        from fedpgp.runs.choices import one_method
 
-        changes = [f"task.clients={nodes}", *all_changes(self.change, data=self.data, backbone=self.backbone)]
+        changes = [f"task.clients={nodes}", *self.changes]
         if class_names is not None:
             changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
-        (name,), _ = chosen_methods(self.method, self.config, changes)
+        name, _ = one_method(self.method, self.config, changes)
         settings = load_config(self.config, [*changes, "federation.engine=deployment"], foreign=True)
         if settings.task.clients != nodes:
             raise ConfigError(
@@ -133,7 +126,7 @@ def init(
     """
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
-    experiment, method = options.experiment(nodes, class_names)
+    experiment, method = options.deployment(nodes, class_names)
     name = name or directory.absolute().name
     insecure, seed = options.insecure, options.seed
     plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
@@ -141,7 +134,7 @@ def init(
     out.print(
         f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
     )
-    say(f"Start the server with: fedpgp federate server {directory}")
+    next_command("federate", "server", directory, *["--insecure"] * insecure)
 
 
 @command(app)
@@ -160,7 +153,8 @@ def renew(
     from fedpgp.flower.deployment import layout
 
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
-    say(f"The server has a new certificate. Restart the server with: fedpgp federate server {directory}")
+    say("The server has a new certificate. Restart the server.")
+    next_command("federate", "server", directory)
 
 
 @command(app)
@@ -210,6 +204,7 @@ def node(
     say(f"client {node.client}: the data, the checkpoint and the keys are valid")
     say(node.reach())
     if check:
+        next_command("federate", "node", *typed("check"))
         return
     with node.supernode() as process:
         code = process.wait()
@@ -237,6 +232,7 @@ def app_hash(
     from fedpgp.flower.deployment.app_policy import hash_of_directory
 
     out.print(hash_of_directory(directory), markup=False)
+    next_command("federate", "node", "NODE", "--check")
 
 
 @command(app)
@@ -273,7 +269,7 @@ def up(
             " `fedpgp federate init` for several machines."
         )
     directory = options.directory("federation")
-    experiment, method = options.experiment(nodes)
+    experiment, method = options.deployment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method

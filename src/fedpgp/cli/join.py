@@ -2,13 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import Changes, DataSource, Device, OutputOptions, with_options
+from fedpgp.cli.options import Changes, DataSource, Device, OutputOptions, SkipBadImages, with_options
 from fedpgp.cli.printing import Session, print_result
 
 
@@ -29,6 +29,7 @@ def join(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     device: Device = None,
+    skip_bad_images: SkipBadImages = False,
     *,
     options: OutputOptions,
 ) -> None:
@@ -44,6 +45,8 @@ def join(
         raise click.UsageError("Missing option '--data'. Add --data with the directory of your images.")
     directory = options.directory(f"join-{run.name}")
     fit = partial(fedpgp.join, run, data, changes=change or (), shots=shots, epochs=epochs, seed=seed, device=device)
+    execution: dict[str, Any] = {"cache": options.cache, "skip_bad_images": skip_bad_images}
     with Session(directory, options.quiet) as progress:
-        joined = fit(output=directory, force=options.force, cache=options.cache, reporter=progress)
-    print_result(fedpgp.Comparison([joined]), directory, options.as_json)
+        joined = fit(output=directory, force=options.force, reporter=progress, **execution)
+    following = ("predict", directory, data, "--client", 0)
+    print_result(fedpgp.Comparison([joined]), directory, options.as_json, following)

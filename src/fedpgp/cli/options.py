@@ -4,8 +4,9 @@ import inspect
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -15,8 +16,9 @@ import click
 import typer
 from click.core import ParameterSource
 from rich.markup import escape
-from typer.core import TyperCommand
 
+from fedpgp.cli import completion
+from fedpgp.cli.printing import say
 from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
 
@@ -30,12 +32,18 @@ ConfigFile = Annotated[
         "-c",
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
         " pictograms-styles-classes. A file can extend a recipe. If neither sets a value, the paper's value is used.",
+        shell_complete=completion.of_names("recipes"),
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the config. Can be repeated."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the config. Can be repeated.",
+        shell_complete=completion.of_settings,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 DryRun = Annotated[
@@ -63,20 +71,37 @@ CHECKPOINTS = (
     "photoclip (in the package, for photographs), pictoclip (in the package, for icons), a directory or file,"
     " a model id of the Hugging Face hub, or open_clip:ARCHITECTURE/TAG."
 )
-Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help=f"Checkpoint of a dual encoder: {CHECKPOINTS}")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        "--checkpoint",
+        help=f"Checkpoint of a dual encoder: {CHECKPOINTS}",
+        shell_complete=completion.of_values("backbone.checkpoint"),
+    ),
+]
 BackboneName = Annotated[
     str | None,
-    typer.Option("--backbone", help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}"),
+    typer.Option(
+        "--backbone",
+        help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}",
+        shell_complete=completion.of_values("backbone.checkpoint"),
+    ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1."),
+    typer.Option(
+        "--device",
+        help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1.",
+        shell_complete=completion.of_values("backbone.device"),
+    ),
 ]
 DataSource = Annotated[
     str | None,
     typer.Option(
         "--data",
         help="Dataset (--set data.source=…): a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
+        shell_complete=completion.of_values("data.source"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
@@ -141,27 +166,16 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
         description = "\n\n".join(" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
         lines = [f"[bold]{escape(line.strip())}[/]" for line in examples.splitlines()]
         epilog = "\n\n".join(["Examples:", *lines])
-        return app.command(name, cls=_with_argument_help(function), help=description, epilog=epilog)(function)
+
+        @wraps(function)
+        def announced(**values: Any) -> None:
+            if "torch" not in sys.modules and not values.get("quiet"):  # importing it takes seconds
+                say("fedpgp: loading libraries …")
+            function(**values)
+
+        return app.command(name, help=description, epilog=epilog)(announced)
 
     return add
-
-
-def _with_argument_help(function: Command) -> type[TyperCommand]:
-    """Return a class of commands that keeps the help of arguments, which typer 0.20 loses with click 8.5."""
-    texts = {
-        name: info.help
-        for name, parameter in inspect.signature(function).parameters.items()
-        for info in getattr(parameter.annotation, "__metadata__", ())
-    }
-
-    class CommandWithArgumentHelp(TyperCommand):
-        def __init__(self, *given: Any, **options: Any):
-            super().__init__(*given, **options)
-            for parameter in self.params:
-                if isinstance(parameter, click.Argument) and parameter.name is not None:
-                    parameter.help = texts.get(parameter.name)  # type: ignore[attr-defined,unused-ignore]
-
-    return CommandWithArgumentHelp
 
 
 @dataclass(frozen=True)
@@ -193,18 +207,11 @@ class WorkOptions(OutputOptions):
     """
 
     what: ClassVar[str] = "study"  # the noun for what --resume continues
-    beside_resume: ClassVar[Set[str]] = {"resume", "workers", "cache", "skip_bad_images", "as_json", "quiet"}
+    beside_resume: ClassVar[Set[str]] = {
+        "resume", "workers", "cache", "skip_bad_images", "as_json", "quiet", "method", "methods", "track", "trials"
+    }  # fmt: skip
 
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="DIR",
-            help="Continue the interrupted work in DIR with its stored settings. You can add --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet, and also --rounds, --trials and --track if the command has them."
-            " If you use your own method, give its file again.",
-        ),
-    ] = None
+    resume: Path | None = None  # `with_options` adds the option
     workers: Workers = None
     skip_bad_images: SkipBadImages = False
 
@@ -232,15 +239,65 @@ class WorkOptions(OutputOptions):
 
 
 @dataclass(frozen=True)
-class RunOptions(WorkOptions):
-    """Options of `fedpgp run` and `fedpgp compare`."""
+class ExperimentOptions:
+    """Options of every command that reads a config: the config, and changes of its values.
 
-    what: ClassVar[str] = "run"
-    beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"method", "methods", "track", "rounds"}
+    Every such command takes all of them, so that the options of a run can be pasted.
+    """
 
     config: ConfigFile = None
     data: DataSource = None
     backbone: BackboneName = None
+    rounds: Annotated[
+        str | None, typer.Option("--rounds", metavar="N", help="Number of rounds (--set federation.rounds=N).")
+    ] = None
+    change: Changes = None
+    device: Device = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64.",
+            shell_complete=completion.of_values("backbone.precision"),
+        ),
+    ] = None
+
+    @property
+    def changes(self) -> list[str]:
+        """The changes of --set, and the changes that the other options abbreviate.
+
+        Raises
+        ------
+        click.UsageError
+            An option and --set give different values, or --rounds is not a number.
+        """
+        return all_changes(
+            self.change,
+            data=self.data,
+            backbone=self.backbone,
+            device=self.device,
+            precision=self.precision,
+            rounds=None if self.rounds is None else _number(self.rounds),
+        )
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The arguments `config` and `changes` of the library's functions."""
+        return {"config": self.config, "changes": self.changes}
+
+
+@dataclass(frozen=True)
+class StudyOptions(WorkOptions, ExperimentOptions):
+    """Options of every command that trains on a config."""
+
+
+@dataclass(frozen=True)
+class RunOptions(StudyOptions):
+    """Options of `fedpgp run` and `fedpgp compare`."""
+
+    what: ClassVar[str] = "run"
+    beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"rounds"}
+
     rounds: Annotated[
         str | None,
         typer.Option(
@@ -249,7 +306,6 @@ class RunOptions(WorkOptions):
             help="Number of rounds (--set federation.rounds=N). With --resume DIR, +N adds N rounds to finished runs.",
         ),
     ] = None
-    change: Changes = None
     settings: Annotated[
         str | None,
         typer.Option(
@@ -257,13 +313,6 @@ class RunOptions(WorkOptions):
             metavar="published",
             help="Use the values that were published for each method, and print the source of each value. Published"
             " values have priority over the config file, and --set has priority over both.",
-        ),
-    ] = None
-    device: Device = None
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision", help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64."
         ),
     ] = None
     track: Annotated[
@@ -275,36 +324,32 @@ class RunOptions(WorkOptions):
         ),
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        form = r"\+[1-9]\d*" if self.resume else r"\d+"
-        if self.rounds is not None and not re.fullmatch(form, self.rounds, re.ASCII):
-            allowed = "+N with --resume, such as --rounds +10" if self.resume else "a whole number, such as --rounds 10"
-            raise click.UsageError(f"--rounds must be {allowed}, got {self.rounds!r}.")
-
     @property
     def more_rounds(self) -> int:
         """Return the number of rounds to add to finished runs."""
-        return int(self.rounds or 0) if self.resume else 0
+        return _number(self.rounds or "+0", r"\+\d+", "+N with --resume, such as --rounds +10") if self.resume else 0
 
     @property
     def experiment(self) -> dict[str, Any]:
         """The arguments of `fedpgp.run` and `fedpgp.compare` that describe the experiment."""
-        changes = all_changes(
-            self.change,
-            data=self.data,
-            backbone=self.backbone,
-            device=self.device,
-            precision=self.precision,
-            rounds=None if self.rounds is None else int(self.rounds),
-        )
-        return {"config": self.config, "changes": changes, "settings": self.settings}
+        return {**super().experiment, "settings": self.settings}
 
 
-def with_options(kind: type[Any]) -> Callable[[Command], Command]:
-    """Return a decorator that replaces a command's last parameter `options` by one option for each field of `kind`."""
+def _number(text: str, form: str = r"\d+", allowed: str = "a whole number, such as --rounds 10") -> int:
+    """Return the number of --rounds; raise UsageError if its form is wrong."""
+    if not re.fullmatch(form, text, re.ASCII):
+        raise click.UsageError(f"--rounds must be {allowed}, got {text!r}.")
+    return int(text)
+
+
+def with_options(kind: type[Any], *left_out: str) -> Callable[[Command], Command]:
+    """Return a decorator that replaces a command's last parameter `options` by one option for each field of `kind`.
+
+    The fields `left_out` keep their default.
+    """
     of_output = {field.name for field in fields(OutputOptions)}
-    ordered = sorted(fields(kind), key=lambda field: field.name in of_output)  # the output options come last
+    shown = [field for field in fields(kind) if field.name not in left_out]
+    ordered = sorted(shown, key=lambda field: field.name in of_output)  # the output options come last
     shared = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
         for field in ordered
@@ -318,11 +363,28 @@ def with_options(kind: type[Any]) -> Callable[[Command], Command]:
             options = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
             function(**values, options=options)
 
-        complete.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        complete.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        parameters = [*own, *shared]
+        if issubclass(kind, WorkOptions):
+            resume = Annotated[
+                Path | None, typer.Option("--resume", metavar="DIR", help=_resume_help(kind.beside_resume, parameters))
+            ]
+            parameters = [p.replace(annotation=resume) if p.name == "resume" else p for p in parameters]
+        complete.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        complete.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return complete
 
     return wrap
+
+
+def _resume_help(beside: Set[str], parameters: Iterable[inspect.Parameter]) -> str:
+    """Return the help of --resume, which names the options of the command that can be added to it."""
+    # typer.Option keeps its first argument, the flag, as `default`.
+    flags = {p.name: p.annotation.__metadata__[0].default for p in parameters if p.name in beside - {"resume"}}
+    methods = [flags.pop(name) for name in ("method", "methods") if name in flags]
+    *others, last = flags.values()
+    own = f" If you use your own method, give its file again with {methods[0]}." if methods else ""
+    start = "Continue the interrupted work in DIR with its stored settings."
+    return f"{start} You can add {', '.join(others)} and {last}.{own}"
 
 
 def all_changes(change: list[str] | None, **short: str | int | None) -> list[str]:

@@ -28,7 +28,7 @@ from fedpgp.cli.options import (
     Quiet,
     class_names,
 )
-from fedpgp.cli.printing import err, print_listing, say
+from fedpgp.cli.printing import err, next_command, print_listing, say
 from fedpgp.errors import shown
 
 if TYPE_CHECKING:
@@ -48,14 +48,19 @@ def predict(
     client: Client = None,
     classes: ClassNames = None,
     top: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--top", min=1, help="Number of classes that are printed for each image, the most probable first."
+            "--top",
+            min=1,
+            help="Number of classes that are printed for each image, the most probable first.",
+            show_default="1 in a table, every class in csv and json",
         ),
-    ] = 1,
+    ] = None,
     form: Annotated[
         Literal["table", "csv", "json"],
-        typer.Option("--format", help="Output format. csv and json contain the probability of every class."),
+        typer.Option(
+            "--format", help="Output format. Without --top, csv and json contain the probabilities of all classes."
+        ),
     ] = "table",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of printing it.")
@@ -98,10 +103,10 @@ def predict(
 
     if form == "table" and output is None:
         whose = "shared model" if client is None else f"client {client}"
-        _print(answers(), top, f"{model.method.name}, {whose}; {len(read.names)} classes")
+        _print(answers(), min(top or 1, len(read.names)), f"{model.method.name}, {whose}; {len(read.names)} classes")
     else:
         about = {"method": model.method.name, "client": client, "temperature": model.temperature}
-        texts = _json(answers(), about) if form == "json" else _csv(answers(), read.names)
+        texts = _json(answers(), top, about) if form == "json" else _csv(answers(), top, read.names)
         if output is None:
             for text in texts:
                 print(text, end="")
@@ -109,7 +114,9 @@ def predict(
             with writing(output, "Use another file with -o"), new_file(output) as file:
                 for text in texts:
                     file.write(text.encode())
-    if faults:
+    if not faults:
+        next_command("export", run, *([] if client is None else ["--client", client]))
+    else:
         raise fedpgp.FedPGPError(
             "\n".join([*faults, f"{len(faults)} of {len(files)} images were not classified"]),
             remedy="Replace these files, or leave them out",
@@ -181,26 +188,34 @@ def _print(answers: Iterable["Answer"], top: int, title: str) -> None:
     print_listing(header, rows, right=["probability"], title=title)
 
 
-def _json(answers: Iterable["Answer"], about: Mapping[str, object]) -> Iterator[str]:
-    """Yield one JSON object in parts: the text of one image at a time."""
+def _json(answers: Iterable["Answer"], top: int | None, about: Mapping[str, object]) -> Iterator[str]:
+    """Yield one JSON object in parts, one image at a time. `top`: None keeps all classes, in their order."""
     start, end = json.dumps({**about, "images": [0]}, indent=2, allow_nan=False).split("    0")
     yield start
     gap = ""
     for answer in answers:
-        rest = {"error": answer.fault} if answer.fault else {"probabilities": answer.probabilities}
+        probabilities = dict(answer.best(top)) if top else answer.probabilities
+        rest = {"error": answer.fault} if answer.fault else {"probabilities": probabilities}
         yield gap + indent(json.dumps({"image": answer.image, **rest}, indent=2, allow_nan=False), "    ")
         gap = ",\n"
     yield end + "\n"
 
 
-def _csv(answers: Iterable["Answer"], names: Sequence[str]) -> Iterator[str]:
-    """Yield a header, and a line for each image."""
+def _csv(answers: Iterable["Answer"], top: int | None, names: Sequence[str]) -> Iterator[str]:
+    """Yield a header, and a line for each image: the best class and all probabilities, or the `top` best classes."""
 
     def line(cells: Sequence[object]) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         return text.getvalue()
 
+    if top is not None:
+        places = range(1, min(top, len(names)) + 1)
+        yield line(["image", *(f"{what}_{place}" for place in places for what in ("class", "probability")), "error"])
+        for answer in answers:
+            cells = [cell for pair in answer.best(top) for cell in pair] or [""] * (2 * len(places))
+            yield line([answer.image, *cells, answer.fault])
+        return
     yield line(["image", "class", "probability", "error", *names])
     for answer in answers:
         best = ["", ""] if answer.fault else answer.best(1)[0]

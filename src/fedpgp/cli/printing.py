@@ -1,6 +1,7 @@
 """Output of the command line: tables and JSON on standard output, everything else on standard error."""
 
 import json
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import click
+from click.core import ParameterSource
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
@@ -76,23 +79,57 @@ def say(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
+def next_command(*words: object) -> None:
+    """Print the one command that a user would type next, unless --quiet or --json was given."""
+    given = click.get_current_context().params
+    if not (given.get("quiet") or given.get("as_json")):
+        say(f"Next: fedpgp {shlex.join(map(str, words))}")
+
+
+def typed(*left_out: str, only: Collection[str] = ()) -> list[str]:
+    """Return the options and arguments of the command as they were typed.
+
+    Parameters
+    ----------
+    left_out
+        Parameters to leave out.
+    only
+        The parameters to take; all, if it is empty.
+    """
+    context = click.get_current_context()
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not typed or name in left_out or (only and name not in only):
+            continue
+        value = context.params[name]
+        for each in value if isinstance(value, list | tuple) else [value]:
+            flag = [] if isinstance(parameter, click.Argument) else parameter.opts[:1]
+            words += [*flag, *([] if each is True else [str(each)])]
+    return words
+
+
 def print_json(content: object) -> None:
     """Print JSON on standard output."""
     print(json.dumps(content))
 
 
 def print_plan(plan: str, cells: "Sequence[StudyCell]" = (), as_json: bool = False) -> None:
-    """Print the plan of --dry-run, and the cells of a grid."""
+    """Print the plan of --dry-run, the cells of a grid, and the command without --dry-run."""
     if as_json:
         print_json({"plan": plan, "cells": [cell.name for cell in cells]})
         return
     out.print(plan, markup=False)
     for cell in cells:
         out.print(f"  {cell.name}", markup=False)
+    next_command(click.get_current_context().info_name, *typed("dry_run"))
 
 
-def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool) -> None:
-    """Print the table of new runs, their directory, and the time of their rounds."""
+def print_result(
+    comparison: "fedpgp.Comparison", directory: Path, as_json: bool, following: Sequence[object] = ()
+) -> None:
+    """Print the table of new runs, their directory, the time of their rounds, and the next command."""
     if as_json:
         print_json(comparison.as_json())
         return
@@ -101,6 +138,7 @@ def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool
     training = sum(record["seconds_training"] for record in records)
     evaluation = sum(record["seconds_evaluation"] for record in records)
     say(f"The results are in {directory}. Training took {training:.0f} s and evaluation {evaluation:.0f} s.")
+    next_command(*(following or ("report", directory)))
 
 
 def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedpgp.cli.options import Force, Quiet
-from fedpgp.cli.printing import err, say
+from fedpgp.cli.printing import err, next_command, say
 from fedpgp.reporting import ProgressBars, Silent
 
 
@@ -53,3 +53,4 @@ def report(
         for fault in gathered.faults:
             say(f"fedpgp: The report leaves out a run. {fault}")
     say(f"The report is in {output}" + (f", and the figures are in {figures}." if figures else "."))
+    next_command("show", runs[0], "--format", "latex")

@@ -1,5 +1,6 @@
 """`fedpgp reproduce`: run the experiments of the paper."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,21 +8,26 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, all_changes, listed, with_options
+from fedpgp.cli import completion
+from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 
 
-@with_options(WorkOptions)
+@with_options(StudyOptions, "config", "data")
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Name of a recipe; --list prints all names.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a recipe; --list prints all names.", shell_complete=completion.of_names("experiments")
+        ),
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the names and descriptions of the recipes.")] = False,
     dry_run: DryRun = False,
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Directory that contains the known datasets.", show_default="data"),
     ] = None,
-    backbone: BackboneName = None,
     embedded: Annotated[
         bool,
         typer.Option(
@@ -32,13 +38,15 @@ def reproduce(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="Methods to run, separated by commas.", show_default="the methods of the recipe"
+            "--methods",
+            help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
+            shell_complete=completion.of_list("methods"),
+            show_default="the methods of the recipe",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each cell of the table.")] = 3,
-    change: Changes = None,
     *,
-    options: WorkOptions,
+    options: StudyOptions,
 ) -> None:
     """Run an experiment of the paper, and print a table of the results.
 
@@ -62,7 +70,10 @@ def reproduce(
         return
     if options.resume is None and name is None:
         raise click.UsageError("The recipe is missing. `fedpgp reproduce --list` prints the names of all recipes.")
-    all_changes(change, backbone=backbone)  # raises an error if the two differ
-    places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
-    begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
-    run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)
+    _ = options.changes  # raises an error if --backbone and --set differ
+    changes = replace(options, backbone=None).changes
+    asked: dict[str, Any] = {"data": data, "backbone": options.backbone, "embedded": embedded, "changes": changes}
+    chosen = listed(methods)
+    begin = partial(fedpgp.reproduce, name or "", **asked, methods=chosen, seeds=seeds)
+    resume = partial(fedpgp.resume_reproduction, methods=chosen or ())
+    run_study(options, begin, resume, tables, f"reproduce-{name}", dry_run=dry_run)

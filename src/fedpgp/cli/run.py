@@ -7,6 +7,7 @@ import click
 import typer
 
 import fedpgp
+from fedpgp.cli import completion
 from fedpgp.cli.options import RunOptions, with_options
 from fedpgp.cli.printing import Session, print_result, tracked
 
@@ -19,6 +20,7 @@ def run(
             "--method",
             "-m",
             help="Method to run: a name from `fedpgp methods`, or your own method as path/to/file.py:Name.",
+            shell_complete=completion.of_names("methods"),
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,

@@ -8,7 +8,7 @@ import typer
 
 import fedpgp
 from fedpgp.cli.options import Json
-from fedpgp.cli.printing import print_comparison, print_json, say
+from fedpgp.cli.printing import next_command, print_comparison, print_json, say
 
 
 def show(
@@ -51,7 +51,7 @@ def show(
     if as_json:
         print_json(comparison.as_json())
     elif not comparison.methods:
-        return
+        pass
     elif form == "table":
         print_comparison(comparison, reference)
     elif form == "markdown":
@@ -62,6 +62,8 @@ def show(
         print(formats.latex(tables.table(comparison)), end="")
     else:
         print(tables.comparison_csv(comparison), end="")
+    if not comparison.unfinished:  # otherwise, the command that resumes them has been printed
+        next_command("report", directory)
 
 
 def _alpha(text: str) -> float | Literal["validation"]:

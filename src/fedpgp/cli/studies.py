@@ -1,13 +1,13 @@
 """Code shared by the commands of studies: `fedpgp sweep`, `ablate`, `reproduce` and `tune`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedpgp.cli.options import WorkOptions
-from fedpgp.cli.printing import Session, print_json, print_plan, print_table, say
+from fedpgp.cli.printing import Session, next_command, print_json, print_plan, print_table, say
 
 if TYPE_CHECKING:
     from fedpgp.results.formats import Table
@@ -21,8 +21,9 @@ def run_study(
     name: str | None = None,
     *,
     dry_run: bool = False,
-) -> Path:
-    """Begin or resume a study, print it, and return its directory. A dry run only checks it and prints its plan.
+    following: Callable[[Path], Sequence[object]] = lambda directory: ("report", directory),
+) -> None:
+    """Begin or resume a study, and print it and the next command. A dry run only checks it and prints its plan.
 
     Parameters
     ----------
@@ -36,6 +37,8 @@ def run_study(
         Name of a new directory; None takes the name of the command.
     dry_run
         Print the plan and stop.
+    following
+        Returns the words of the next command for the directory of the study.
     """
     command = str(click.get_current_context().info_name)
     directory = options.directory(name or command)
@@ -43,7 +46,7 @@ def run_study(
         study = begin(output=None)
         study.check()
         print_plan(study.plan(), study.distinct_cells, options.as_json)
-        return directory
+        return
     again = None if options.resume is None else f"fedpgp {command} --resume {directory}"
     with Session(directory, options.quiet, again) as progress:
         execution = options.execution(progress)
@@ -57,4 +60,4 @@ def run_study(
         for table in tables(study):
             print_table(table)
         say(f"The results are in {directory}.")
-    return directory
+        next_command(*following(directory))

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, ConfigFile, DryRun, WorkOptions, all_changes, listed, with_options
+from fedpgp.cli import completion
+from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
 
-@with_options(WorkOptions)
+@with_options(StudyOptions)
 def sweep(
     file: Annotated[
         Path | None,
@@ -27,21 +28,22 @@ def sweep(
             "--grid",
             metavar="SECTION.KEY=A,B,C",
             help="Setting that is varied, and its values. Can be repeated: each setting is one axis of the grid.",
+            shell_complete=completion.of_settings,
         ),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", help="Methods to run, separated by commas.", show_default="zero-shot,local,promptfl,fedpgp"
+            "--methods",
+            help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
+            shell_complete=completion.of_list("methods"),
+            show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each combination.")] = 1,
     dry_run: DryRun = False,
-    config: ConfigFile = None,
-    backbone: BackboneName = None,
-    change: Changes = None,
     *,
-    options: WorkOptions,
+    options: StudyOptions,
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
@@ -61,12 +63,12 @@ def sweep(
             "The grid must be either a file, or --grid SECTION.KEY=A,B,C once or more. Use for example"
             " --grid fedpgp.mu=0.1,1."
         )
-    changes = all_changes(change, backbone=backbone)
-    asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": changes}
+    names = listed(methods)
+    asked: dict[str, Any] = {"methods": names, "seeds": seeds, **options.experiment}
     run_study(
         options,
         partial(fedpgp.sweep, file or grid or (), **asked),
-        fedpgp.resume_sweep,
+        partial(fedpgp.resume_sweep, methods=names or ()),
         lambda study: [table(study, part) for part in study.parts],
         dry_run=dry_run,
     )

@@ -6,18 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, ConfigFile, WorkOptions, all_changes, listed, with_options
-from fedpgp.cli.printing import say
+from fedpgp.cli import completion
+from fedpgp.cli.options import StudyOptions, listed, with_options
 from fedpgp.cli.studies import run_study
 
 
-class TuneOptions(WorkOptions):
-    """Options of a study. A resumed search takes the files of your own methods again, and can have more trials."""
-
-    beside_resume = WorkOptions.beside_resume | {"methods", "trials"}
-
-
-@with_options(TuneOptions)
+@with_options(StudyOptions)
 def tune(
     methods: Annotated[
         str | None,
@@ -25,6 +19,7 @@ def tune(
             "--methods",
             help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume,"
             " leave this option out, or give the files of your own methods again.",
+            shell_complete=completion.of_list("methods"),
             show_default="all",
         ),
     ] = None,
@@ -61,11 +56,8 @@ def tune(
             help="Search range of one field: low..high, low..high:log, or a list such as 1,2,4. Can be repeated.",
         ),
     ] = None,
-    config: ConfigFile = None,
-    backbone: BackboneName = None,
-    change: Changes = None,
     *,
-    options: TuneOptions,
+    options: StudyOptions,
 ) -> None:
     """Search for hyperparameters, with the same number of trials for each method, and write the best as a config file.
 
@@ -88,16 +80,14 @@ def tune(
         "trials": 16 if trials is None else trials,
         "seeds": seeds,
         "objective": objective,
-        "config": config,
-        "changes": all_changes(change, backbone=backbone),
+        **options.experiment,
         "space": space,
         "search": search or (),
     }
-    directory = run_study(
+    run_study(
         options,
         partial(fedpgp.tune, "all" if names is None else names, **asked),
         partial(fedpgp.resume_tuning, trials=trials, methods=names or ()),
         lambda tuning: [table(tuning)],
+        following=lambda directory: ("compare", "--config", directory / "tuned.toml"),
     )
-    if not options.as_json:
-        say(f"Use the settings with: fedpgp compare --config {directory / 'tuned.toml'}")

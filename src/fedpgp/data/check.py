@@ -15,6 +15,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, Source, caltech101, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError, DataError, shown
 from fedpgp.runtime.files import exists
 
@@ -154,6 +155,65 @@ def check(
     return Report(layout, len(listing.labels), counts, identifiers, listing.ignored, tuple(findings))
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a run uses of a dataset.
+
+    Attributes
+    ----------
+    protocol
+        The protocol of the task.
+    classes
+        The number of classes that the clients train on.
+    untrained_classes, untrained_domains
+        Names of the classes and domains that no client trains on.
+    clients
+        The number of clients, including new clients.
+    images
+        The number of training images that the clients use.
+    least, most
+        The smallest and the largest number of training images of a client.
+    """
+
+    protocol: str
+    classes: int
+    untrained_classes: tuple[str, ...]
+    untrained_domains: tuple[str, ...]
+    clients: int
+    images: int
+    least: int
+    most: int
+
+    def describe(self) -> Iterator[str]:
+        """Yield sentences."""
+        every = self.classes + len(self.untrained_classes)
+        yield f"With task.protocol = {self.protocol}, a run trains on {self.classes} of {every} classes."
+        for what, names in (("class names", self.untrained_classes), ("domains", self.untrained_domains)):
+            if names:
+                yield f"Tested only, not trained on: {_some(list(names), ', ')} ({what}: {len(names)})."
+        if self.untrained_classes:
+            yield "To train on all classes, use --set task.protocol=personalization"
+        range_ = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        yield f"Each of {self.clients} clients trains on {range_} images, in total {self.images:,}."
+
+
+def usage(task: Task) -> Usage:
+    """Return what a run uses of a dataset in a task."""
+    train = [client.train for client in (*task.clients, *task.new_clients)]
+    used, sizes = np.unique(np.concatenate(train)), [len(own) for own in train]
+    untrained = set(range(len(task.train.domain_names))) - set(task.train.domains[used].tolist())
+    return Usage(
+        protocol=task.name,
+        classes=len(task.base),
+        untrained_classes=tuple(shown(name) for i, name in enumerate(task.class_names) if i not in task.base),
+        untrained_domains=tuple(shown(task.train.domain_names[i]) for i in sorted(untrained)),
+        clients=len(train),
+        images=len(used),
+        least=min(sizes),
+        most=max(sizes),
+    )
+
+
 def names_file(report: Report) -> str:
     """Return the text of a file of names to fill in: identifier, tab and name in one line for each class."""
     return "".join(f"{name}\t{name}\n" for name in report.counts["classes"])
@@ -238,5 +298,5 @@ def _of_images(
         yield DataFinding(False, text)
 
 
-def _some(texts: list[str]) -> str:
-    return "; ".join(texts[:SHOWN]) + (" …" if len(texts) > SHOWN else "")
+def _some(texts: list[str], separator: str = "; ") -> str:
+    return separator.join(texts[:SHOWN]) + (" …" if len(texts) > SHOWN else "")

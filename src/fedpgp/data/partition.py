@@ -19,13 +19,30 @@ from fedpgp.runtime.randomness import generator
 AUTHORS_SEED = 2023  # seed of their division of the classes, which does not depend on the seed of the run
 
 
-def _too_many_clients(most: int, got: int, why: str) -> DataError:
-    return DataError(
-        where="task.clients",
-        allowed=f"at most {most} ({why})",
-        got=got,
-        remedy=f"Use --set task.clients={most}; the limit includes task.new_clients and applies to each domain",
-    )
+class TooManyClientsError(DataError):
+    """More clients than classes or images, in the whole task or in one domain.
+
+    Attributes
+    ----------
+    most
+        The largest number of clients, including new clients.
+    why
+        What limits the number.
+    """
+
+    def __init__(self, most: int, got: int, why: str, groups: int = 1, new_clients: int = 0):
+        self.most, self.why = most, why
+        total = groups * most
+        new = min(new_clients, total - 1)
+        fewer_new = "" if new == new_clients else f" --set task.new_clients={new}"
+        notes = [f"in each of {groups} domains"] * (groups > 1)
+        notes += [f"with the {new_clients} of task.new_clients"] * (new_clients > 0)
+        super().__init__(
+            where="task.clients",
+            allowed=f"at most {', '.join([str(most), *notes])} ({why})",
+            got=got,
+            remedy=f"Use --set task.clients={total - new}{fewer_new}",
+        )
 
 
 def _check_classes_per_client(per_client: int, classes: Sequence[int]) -> None:
@@ -78,7 +95,7 @@ def deal_classes(
     if needed > len(classes):
         each = f"{per_client} (task.classes_per_client)" if per_client else "at least 1"
         why = f"{len(classes)} classes are divided without overlap, and each client needs {each}"
-        raise _too_many_clients(len(classes) // (per_client or 1), clients, why)
+        raise TooManyClientsError(len(classes) // (per_client or 1), clients, why)
     if division == "authors":
         return _as_authors(classes, clients)
     order = torch.randperm(len(classes), generator=generator(seed, "partition")).tolist()
@@ -99,7 +116,7 @@ def _as_authors(classes: Sequence[int], clients: int) -> tuple[tuple[int, ...], 
             allowed=f'"even" for {len(classes)} classes and {clients} clients, because'
             f" round({len(classes)} / {clients}) = {each} classes for each other client leave none for the last one",
             got="authors",
-            remedy="Use --set task.class_division=even, or another task.clients",
+            remedy="Use --set task.class_division=even",
         )
     order = list(classes)
     random.Random(AUTHORS_SEED).shuffle(order)
@@ -190,6 +207,11 @@ class Pool:
         The seed of the draws.
     draw
         Numbers that distinguish the draws of this pool from the draws of other pools.
+
+    Raises
+    ------
+    TooManyClientsError
+        There are more clients than images.
     """
 
     dataset: ImageDataset
@@ -198,6 +220,10 @@ class Pool:
     superclasses: tuple[int, ...] | None
     seed: int
     draw: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.clients > len(self.images):
+            raise TooManyClientsError(len(self.images), self.clients, "the number of training images")
 
     @cached_property
     def by_class(self) -> Mapping[int, NDArray[np.int64]]:
@@ -326,7 +352,7 @@ def shards(pool: Pool, *, shards_per_client: int) -> Shares:
             where="task.shards_per_client",
             allowed=f"at most {most} for {len(pool.images)} images and {pool.clients} clients",
             got=shards_per_client,
-            remedy=f"Use --set task.shards_per_client={most}" if most else "Use fewer clients (task.clients)",
+            remedy=f"Use --set task.shards_per_client={most}",
         )
     ordered = np.concatenate([pool.shuffled(label) for label in pool.by_class])
     cut = np.array_split(ordered, count)
@@ -358,7 +384,9 @@ def natural(pool: Pool) -> Shares:
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
     if pool.clients > (most := int(np.count_nonzero(counts))):
-        raise _too_many_clients(most, pool.clients, f"the number of owners in {dataset.name} that have training images")
+        raise TooManyClientsError(
+            most, pool.clients, f"the number of owners in {dataset.name} that have training images"
+        )
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
 
@@ -455,13 +483,7 @@ def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, 
 
 
 def _nobody_without(shares: Shares) -> Shares:
-    """Sort the images of each client, and give a client without images one from the client with the most.
-
-    Raises DataError if there are more clients than images.
-    """
-    images = sum(map(len, shares))
-    if len(shares) > images:
-        raise _too_many_clients(images, len(shares), "the number of training images")
+    """Sort the images of each client, and give a client without images one from the client with the most."""
     for client, own in enumerate(shares):
         if not len(own):
             richest = max(range(len(shares)), key=lambda other: len(shares[other]))

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, draw_shots, share_out
+from fedpgp.data.partition import (
+    PARTITIONS,
+    Pool,
+    TooManyClientsError,
+    deal_classes,
+    deal_domains,
+    draw_shots,
+    share_out,
+)
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
@@ -165,7 +173,7 @@ def leave_one_domain_out(source: Source, config: TaskConfig, seed: int) -> Task:
             allowed=f"a multiple of {len(kept)} (with task.new_clients), because the clients train on the domains"
             f" {', '.join(names[i] for i in kept)}",
             got=config.everybody,
-            remedy=f"Use --set task.clients={len(kept) - config.new_clients % len(kept)}",
+            remedy=f"Use --set task.clients={config.clients - config.everybody % len(kept) or len(kept)}",
         )
     dataset = _evaluated(source, config)
     classes = _known(source)
@@ -201,10 +209,15 @@ def _task(
         domains = [kept[i % len(kept)] for i in range(config.everybody)]
     elif config.domain_per_client:
         domains = deal_domains(len(source.train.domain_names), config.everybody, seed)
-    if config.partition == CLASSES:
-        clients = _by_classes(source, config, seed, base, domains, 1 if kept is None else len(kept))
-    else:
-        clients = _by_images(source, config, seed, base, domains, {"base": tests["base"], "validation": validation})
+    groups = 1 if kept is None else len(kept)  # which are divided separately
+    try:
+        if config.partition == CLASSES:
+            clients = _by_classes(source, config, seed, base, domains, groups)
+        else:
+            groups = len(set(domains))
+            clients = _by_images(source, config, seed, base, domains, {"base": tests["base"], "validation": validation})
+    except TooManyClientsError as error:
+        raise TooManyClientsError(error.most, config.everybody, error.why, groups, config.new_clients) from error
     _check_own_images(clients, tests["base"], validation)
     return Task(
         name=name,
@@ -257,13 +270,13 @@ def _by_images(
         members = [number for number, other in enumerate(domains) if other == domain]
         drawn = [draw_shots(train, label, config.shots, seed, domain, config.fewer_shots) for label in base]
         here = () if domain is None else (domain,)
-        pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
-        if not len(pool.images):
+        if not sum(map(len, drawn)):
             raise DataError(
                 f"domain {train.domain_names[domain or 0]!r} has no training image",
                 where=train.name,
                 remedy="Add images, or remove the domain",
             )
+        pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
         held = share(pool, **settings)
         own = {name: _own(test, held, domain, config.partition, pool) for name, test in tests.items()}
         for place, (number, images) in enumerate(zip(members, held, strict=True)):
@@ -297,12 +310,13 @@ def _own(
         )
     whose = [pool.dataset.clients[own[0]] for own in held if pool.dataset.clients is not None]
     shares = [images[dataset.clients[images] == client] for client in whose]
-    for client, own in zip(whose, shares, strict=True):
+    for client, images, own in zip(whose, held, shares, strict=True):
         if not len(own):
+            larger = sum(len(other) > len(images) for other in held)  # only they remain if there are fewer clients
             raise DataError(
                 f"client {dataset.client_names[client]!r} has no {dataset.split} image of a class that is trained on",
                 where=dataset.name,
-                remedy="Add an image, or use fewer clients (task.clients)",
+                remedy="Add an image" + (f", or use --set task.clients={larger}" if larger else ""),
             )
     return shares
 

@@ -83,10 +83,14 @@ class TaskConfig:
     clients: int = Field(
         default=10,
         ge=1,
+        le=1_000_000,
         description="Number of clients (10: paper, base-to-novel); natural: the owners with the most images",
     )
     new_clients: int = Field(
-        default=0, ge=0, description="Number of clients that join after training and fit only their private part"
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Number of clients that join after training and fit only their private part",
     )
     classes_per_client: int | None = Field(
         default=None,

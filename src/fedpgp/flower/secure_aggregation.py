@@ -74,7 +74,7 @@ def secure_sum(
             where="the number of clients in a round of secure aggregation",
             allowed=f"{FEWEST} to {MOST}",
             got=len(contents),
-            remedy="Change task.clients or federation.participation, or use --set privacy.secure_aggregation=false",
+            remedy="Use --set privacy.secure_aggregation=false, or change --set federation.participation=…",
         )
     workflow = SecAggPlusWorkflow(
         num_shares=float(privacy.shares),

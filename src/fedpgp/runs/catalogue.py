@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.backbone import Backbone, configured_backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import load_source
 from fedpgp.data.tasks import Task
@@ -53,22 +53,22 @@ class MethodEntry:
     misfit: str = ""
 
 
-def catalogue(config: Path | str | None = None, checkpoint: str | None = None) -> list[MethodEntry]:
+def catalogue(config: Path | str | None = None, changes: Sequence[str] = ()) -> list[MethodEntry]:
     """List all built-in methods and the methods of installed packages, for the checkpoint and data of a config.
 
     Parameters
     ----------
     config
-        A TOML file; None takes the recipe of the embedded benchmark.
-    checkpoint
-        Replaces the checkpoint of the config.
+        A TOML file or the name of a recipe; None takes the default recipe.
+    changes
+        Changes of the config, such as "backbone.checkpoint=photoclip".
 
     Returns
     -------
     One entry for each method. If a method cannot be imported, its summary is the reason.
     """
-    settings = load_config(config)
-    backbone = load_backbone(checkpoint or settings.backbone.checkpoint)
+    settings = load_config(config, changes)
+    backbone = configured_backbone(settings.backbone)
     task = make_task(settings, load_source(settings.data), seed=0)
     entries = []
     for name in [*METHODS, *installed()]:

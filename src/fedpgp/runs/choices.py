@@ -118,6 +118,28 @@ def chosen_methods(
     return names, replace(experiment, methods={**sections, **experiment.methods, **given})
 
 
+def one_method(
+    method: str | Method,
+    config: ExperimentConfig | Path | str | None,
+    changes: Sequence[str],
+    settings: str | None = None,
+    *,
+    of_task: bool = False,
+) -> tuple[str, ExperimentConfig]:
+    """Return the name of one method, and a config that contains it; the arguments are those of `chosen_methods`.
+
+    Raises
+    ------
+    ConfigError
+        The method is unknown or stands for several, or the arguments do not fit together.
+    """
+    names, experiment = chosen_methods(method, config, changes, settings, of_task=of_task)
+    if len(names) > 1:
+        remedy = f"Use for example --method {HEADLINE[-1]}; `fedpgp compare` runs several methods"
+        raise ConfigError(where="method", allowed="one method", got=method, remedy=remedy)
+    return names[0], experiment
+
+
 def describe(settings: str | None, experiment: ExperimentConfig, methods: Sequence[str], reporter: Reporter) -> None:
     """Report to the reporter which published settings an experiment uses."""
     if settings is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp.aggregators import Download, Server, Tensors
-from fedpgp.config import ExperimentConfig
+from fedpgp.config import ExperimentConfig, with_device
 from fedpgp.data.client_task import OWN
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError
@@ -38,6 +38,7 @@ def join(
     output: Path | str | None = None,
     force: bool = False,
     cache: Path | str | None = None,
+    skip_bad_images: bool = False,
     device: str | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -65,6 +66,8 @@ def join(
         Replace the output directory if it exists.
     cache
         Directory of the cache of image features; None takes the user's cache directory.
+    skip_bad_images
+        Leave out images that cannot be decoded, and report them.
     device
         Replaces backbone.device of the run.
     reporter
@@ -90,7 +93,8 @@ def join(
         )
     config = _config(finished, data, [changes] if isinstance(changes, str) else changes, shots, device)
     reporter = reporter or Silent()
-    with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
+    execution = Execution(cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+    with open_run(config, name, seed, execution) as opened:
         joined = _fitted(opened, finished, epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
@@ -103,8 +107,7 @@ def join(
 def _config(run: Run, data: str, changes: Sequence[str], shots: int, device: str | None) -> ExperimentConfig:
     """Return the run's config with another dataset, whose images all belong to one client."""
     config = replace(run.config, data=data_elsewhere(run.config.data, data, changes))
-    if device is not None:
-        config = replace(config, backbone=replace(config.backbone, device=device))
+    config = with_device(config, device)
     task = replace(config.task, partition=OWN, clients=1, new_clients=0, shots=shots, held_out=(), targets=())
     if config.task.partition != OWN:
         task = replace(task, protocol="personalization", class_names=load_source(config.data).class_names)

@@ -26,7 +26,7 @@ from fedpgp.results.run_store import (
     run_directory,
     writing,
 )
-from fedpgp.runs.choices import HEADLINE, chosen_methods, chosen_seeds, describe
+from fedpgp.runs.choices import HEADLINE, chosen_methods, chosen_seeds, describe, one_method
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.extend import extend
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
@@ -121,7 +121,7 @@ def rounds(
     FedPGPError
         The method, the config or the output do not fit.
     """
-    (name,), experiment = chosen_methods(method, config, changes, settings, of_task=True)
+    name, experiment = one_method(method, config, changes, settings, of_task=True)
     seed = whole_number(seed, "seed", 0)
     directory = None if output is None else Path(output)
     if directory is not None:

@@ -8,11 +8,12 @@ from typing import Any, Self
 from typing_extensions import Unpack
 
 from fedpgp.evaluation.bootstrap import Difference, differences
+from fedpgp.methods import Method
 from fedpgp.results.run import Comparison, Run
-from fedpgp.runs.choices import HEADLINE, chosen_seeds
+from fedpgp.runs.choices import HEADLINE, chosen_seeds, one_method
 from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.axes import Axis, check_studies, read_studies, slug
-from fedpgp.studies.study import CONFIG, Key, Study, StudyPart, check_methods
+from fedpgp.studies.study import CONFIG, Key, Study, StudyPart, named, recorded_methods
 
 STANDS = "as-it-stands"  # name of the part that runs the config without changes
 SETTING = "setting"  # name of the only axis of every other part
@@ -93,15 +94,16 @@ class Ablation(Study):
         return {"method": self.method, "seeds": list(self.seeds), "studies": studies}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
+    def from_record(cls, record: Mapping[str, Any], directory: Path, own: Mapping[str, Method]) -> Self:
         """Return the ablations that a record and the config in a directory describe."""
         check_studies(record["studies"], directory / f"{cls.kind}.json")
-        methods = check_methods([record["method"]])
-        return cls(_parts(record["method"], record["studies"]), methods, record["seeds"], config=directory / CONFIG)
+        methods = recorded_methods([record["method"]], own, directory)
+        parts = _parts(record["method"], record["studies"])
+        return cls(parts, methods, record["seeds"], config=directory / CONFIG, own=own)
 
 
 def ablate(
-    method: str = "fedpgp",
+    method: str | Method = "fedpgp",
     *,
     studies: Sequence[str] | None = None,
     file: Path | str | None = None,
@@ -117,7 +119,7 @@ def ablate(
     Parameters
     ----------
     method
-        Name of the method that is studied.
+        Name of the method that is studied, or its file "path/to/file.py:Name".
     studies
         Names of studies in `file`; None runs all of them.
     file
@@ -141,25 +143,31 @@ def ablate(
     FedPGPError
         Before any work, if the method, a study, the config or the output does not fit.
     """
-    methods, parts = check_methods([method]), _parts(method, read_studies(file, studies))
-    study = Ablation(parts, methods, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+    name, _ = one_method(method, None, ())
+    parts, (names, own) = _parts(name, read_studies(file, studies)), named([method])
+    study = Ablation(parts, names, chosen_seeds(seeds, "seeds"), config=config, changes=changes, own=own)
     return study.run(output, force, options)
 
 
-def resume_ablation(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Ablation:
-    """Continue interrupted ablations; if all are finished, write their tables and figures again."""
-    return Ablation.resume(Path(directory), options)
+def resume_ablation(
+    directory: Path | str, *, methods: Sequence[str | Method] = (), **options: Unpack[ExecutionOptions]
+) -> Ablation:
+    """Continue interrupted ablations; if all are finished, write their tables and figures again.
+
+    `methods`: the method, if it is neither built in nor from an installed package.
+    """
+    return Ablation.resume(Path(directory), methods, options)
 
 
-def load_ablation(directory: Path | str) -> Ablation:
-    """Return the ablations that `fedpgp ablate` wrote into a directory.
+def load_ablation(directory: Path | str, *, methods: Sequence[str | Method] = ()) -> Ablation:
+    """Return the ablations that `fedpgp ablate` wrote into a directory. `methods`: as in `resume_ablation`.
 
     Raises
     ------
     OutputError
         If the ablations are not finished.
     """
-    return Ablation.load(Path(directory))
+    return Ablation.load(Path(directory), methods)
 
 
 def _parts(method: str, studies: Mapping[str, Axis]) -> list[StudyPart]:

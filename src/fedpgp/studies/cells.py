@@ -11,6 +11,8 @@ from fedpgp.backbone import configured_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
 from fedpgp.errors import CheckpointError, ConfigError, DataError, FedPGPError, combined, located
+from fedpgp.methods import Method
+from fedpgp.methods.plugins import is_registered
 from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.run import Run
 from fedpgp.runs.choices import chosen_methods
@@ -40,6 +42,11 @@ class StudyCell:
     name: str
     config: ExperimentConfig
     methods: tuple[str, ...]
+
+    @property
+    def chosen(self) -> list[str | Method]:
+        """The methods: names, and methods that their name is not enough to find."""
+        return [name if is_registered(name) else self.config.methods[name] for name in self.methods]
 
     def is_finished(self, directory: Path) -> bool:
         """Return whether all results of the cell exist below `directory`, the directory of the study."""
@@ -72,7 +79,7 @@ def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, f
     faults: dict[str, tuple[FedPGPError, list[str]]] = {}
     for cell in cells:
         try:
-            chosen_methods(cell.methods, cell.config, ())
+            chosen_methods(cell.chosen, cell.config, ())
             _, tasks, _ = checked(cell.config, cell.methods, seeds)
             work[cell.place] = cell.work(tasks[seeds[0]])
         except (ConfigError, DataError, CheckpointError) as error:
@@ -124,9 +131,9 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
             _CellReporter(cell.name, reporter, printed) if hears_notices(reporter) else reporter
         )
         if begun:
-            resume(place, **options)
+            resume(place, methods=[method for method in cell.chosen if isinstance(method, Method)], **options)
         else:
-            compare(cell.methods, seeds, config=cell.config, output=place, **options)
+            compare(cell.chosen, seeds, config=cell.config, output=place, **options)
         work = left.pop(cell.place)
         if not begun:
             seconds, done = seconds + time.perf_counter() - started, done + work

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError
+from fedpgp.methods import Method
 from fedpgp.runs.choices import chosen_seeds
 from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.recipe import read_recipe
-from fedpgp.studies.study import Study, check_methods
+from fedpgp.studies.study import Study, named
 
 
 class Reproduction(Study):
@@ -26,7 +27,7 @@ def reproduce(
     data: Path | str | None = None,
     backbone: str | None = None,
     embedded: bool = False,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | Method] | None = None,
     seeds: int | Sequence[int] = 3,
     changes: Sequence[str] = (),
     output: Path | str | None,
@@ -46,7 +47,7 @@ def reproduce(
     embedded
         Use pictograms and pictoclip, which takes minutes; `data` and `backbone` must then be None.
     methods
-        Names of the methods of all cells; None takes the methods of the recipe.
+        Names of the methods of all cells, or files "path/to/file.py:Name"; None takes the methods of the recipe.
     seeds
         Number of seeds, or the seeds themselves.
     changes
@@ -92,31 +93,38 @@ def reproduce(
     if methods is None:
         methods = recipe.embedded_methods if embedded else recipe.methods
     else:
-        command.append(f"--methods {','.join(methods)}")
+        command.append(f"--methods {','.join(map(str, methods))}")
         parts = [replace(part, methods=()) for part in parts]
     command += [f"--set {change!r}" for change in changes]
+    names, own = named(methods)
     study = Reproduction(
         parts,
-        check_methods(methods),
+        names,
         chosen,
         {"recipe": recipe.name, "embedded": embedded, "command": " ".join(command)},
         None if embedded else recipe.file,
         [*places, *changes],
+        own=own,
     )
     return study.run(output, force, options)
 
 
-def resume_reproduction(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Reproduction:
-    """Continue an interrupted reproduction; if all cells are finished, write the tables again."""
-    return Reproduction.resume(Path(directory), options)
+def resume_reproduction(
+    directory: Path | str, *, methods: Sequence[str | Method] = (), **options: Unpack[ExecutionOptions]
+) -> Reproduction:
+    """Continue an interrupted reproduction; if all cells are finished, write the tables again.
+
+    `methods`: the methods that are neither built in nor from an installed package.
+    """
+    return Reproduction.resume(Path(directory), methods, options)
 
 
-def load_reproduction(directory: Path | str) -> Reproduction:
-    """Return the reproduction that `fedpgp reproduce` wrote into a directory.
+def load_reproduction(directory: Path | str, *, methods: Sequence[str | Method] = ()) -> Reproduction:
+    """Return the reproduction that `fedpgp reproduce` wrote into a directory. `methods`: as in `resume_reproduction`.
 
     Raises
     ------
     OutputError
         If the reproduction is not finished.
     """
-    return Reproduction.load(Path(directory))
+    return Reproduction.load(Path(directory), methods)

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 
 from fedpgp.config import default_recipe, load_config
 from fedpgp.errors import ConfigError, OutputError, located
-from fedpgp.methods.plugins import find_method, is_registered
+from fedpgp.methods import Method
+from fedpgp.methods.plugins import find_method, fingerprint, is_registered
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods
@@ -105,6 +106,8 @@ class Study:
         Comparison of each cell of a finished study.
     digest
         SHA-256 of the config file of a finished study.
+    own
+        The methods that are neither built in nor from an installed package, by name.
     """
 
     kind: ClassVar[str]  # the record of the study is the file KIND.json
@@ -117,24 +120,34 @@ class Study:
     changes: Sequence[str] = ()
     comparisons: Mapping[Key, Comparison] = field(default_factory=dict)
     digest: str = ""
+    own: Mapping[str, Method] = field(default_factory=dict)
 
     @cached_property
     def cells(self) -> dict[Key, StudyCell]:
         """Mapping of key -> cell. Keys with equal configs share a cell. Raises ConfigError if a config is not valid."""
-        classes = [find_method(name) for name in self.methods]
         recipe = default_recipe(self.changes) if self.config is None else self.config  # the same for all cells
         cells: dict[Key, StudyCell] = {}
         for part in self.parts:
             for key in part.cell_keys():
                 name = part.describe(key)
                 try:
-                    config = load_config(recipe, [*self.changes, *part.changes_of(key)], classes)
+                    config = load_config(recipe, [*self.changes, *part.changes_of(key)], self.classes)
                 except ConfigError as error:
                     raise located(error, name) from error
                 methods = self.methods_of(part)
                 equal = (c for c in cells.values() if c.config == config and set(methods) <= set(c.methods))
                 cells[key] = next(equal, StudyCell(part.place(key), name, config, methods))
         return cells
+
+    @property
+    def classes(self) -> list[type[Method]]:
+        """Classes of the methods."""
+        return [type(self.own[name]) if name in self.own else find_method(name) for name in self.methods]
+
+    @property
+    def code(self) -> dict[str, str | None]:
+        """SHA-256 of the code of each method in `own`."""
+        return {name: fingerprint(method) for name, method in self.own.items()}
 
     def methods_of(self, part: StudyPart) -> tuple[str, ...]:
         """Return the names of the methods of a part."""
@@ -175,16 +188,20 @@ class Study:
         directory = Path(output)
         check_output(directory, force)
         self.check()
-        settings = load_config(self.config, self.changes, [find_method(name) for name in self.methods])
+        settings = load_config(self.config, self.changes, self.classes)
         with run_directory(directory, force) as scratch:
             write(scratch / CONFIG, settings.to_toml().encode())
-            write_json(scratch / f"{self.kind}.json", {"fedpgp": __version__, **self.record()})
-        return self.resume(directory, options)
+            code = {"code": self.code} if self.own else {}
+            write_json(scratch / f"{self.kind}.json", {"fedpgp": __version__, **self.record(), **code})
+        return self.resume(directory, list(self.own.values()), options)
 
     @classmethod
-    def resume(cls, directory: Path, options: ExecutionOptions) -> Self:
-        """Run the unfinished cells, then write tables and figures; the file that `FINISHED` names is written last."""
-        study, execution = cls._read(directory, to_resume=True), Execution(**options)
+    def resume(cls, directory: Path, methods: Sequence[str | Method], options: ExecutionOptions) -> Self:
+        """Run the unfinished cells, then write tables and figures; the file that `FINISHED` names is written last.
+
+        `methods`: the methods of the study that are neither built in nor from an installed package.
+        """
+        study, execution = cls._read(directory, methods, to_resume=True), Execution(**options)
         execution.listener.notice(study.plan())
         with locked(directory):
             run_cells(study.distinct_cells, study.seeds, directory, execution)
@@ -195,9 +212,9 @@ class Study:
         return study
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Return the study in a directory; raise OutputError if the study is not finished."""
-        return cls._read(directory)._finished(directory)
+    def load(cls, directory: Path, methods: Sequence[str | Method] = ()) -> Self:
+        """Return a finished study; raise OutputError if it is not finished. `methods`: as in `resume`."""
+        return cls._read(directory, methods)._finished(directory)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for every run of every cell, with the labels of the cell and without times."""
@@ -236,7 +253,7 @@ class Study:
         return {"parts": parts, "methods": list(self.methods), "seeds": list(self.seeds), "asked": dict(self.asked)}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
+    def from_record(cls, record: Mapping[str, Any], directory: Path, own: Mapping[str, Method]) -> Self:
         """Return the study that a record and the config in a directory describe; the record is checked."""
         parts = [
             StudyPart(
@@ -244,16 +261,25 @@ class Study:
                 dict(part["axes"]),
                 part["changes"],
                 part["mean"],
-                check_methods(part["methods"]) if part.get("methods") else (),
+                recorded_methods(part.get("methods", ()), own, directory),
             )
             for part in record["parts"]
         ]
-        return cls(parts, check_methods(record["methods"]), record["seeds"], record["asked"], directory / CONFIG)
+        methods = recorded_methods(record["methods"], own, directory)
+        return cls(parts, methods, record["seeds"], record["asked"], directory / CONFIG, own=own)
 
     @classmethod
-    def _read(cls, directory: Path, to_resume: bool = False) -> Self:
+    def _read(cls, directory: Path, methods: Sequence[str | Method], to_resume: bool = False) -> Self:
+        own = named(methods)[1] if methods else {}
         with reading_record(directory, cls.kind, to_resume) as record:
-            return cls.from_record(record, directory)
+            study = cls.from_record(record, directory, own)
+            if to_resume and record.get("code", {}) != study.code:
+                raise OutputError(
+                    f"the code of {', '.join(own)} is not the code at the start of the {cls.kind}",
+                    where=f"{directory}",
+                    remedy="Restore the code, or start again in another directory",
+                )
+            return study
 
     def _finished(self, directory: Path) -> Self:
         for cell in self.distinct_cells:
@@ -275,18 +301,22 @@ class Study:
         )
 
 
-def check_methods(methods: Sequence[str]) -> list[str]:
-    """Return the names of the methods without repetitions; raise ConfigError if a study cannot have one of them."""
-    names, _ = chosen_methods(methods, None, ())
+def named(methods: Sequence[str | Method]) -> tuple[list[str], dict[str, Method]]:
+    """Return the names of the methods without repetitions, and the methods that the name is not enough to find."""
+    names, config = chosen_methods(methods, None, ())
+    return names, {name: config.methods[name] for name in names if not is_registered(name)}
+
+
+def recorded_methods(names: Sequence[str], own: Mapping[str, Method], directory: Path) -> list[str]:
+    """Return the names in the record of a study; raise OutputError if a method must be given again."""
     for name in names:
-        if not is_registered(name):
-            raise ConfigError(
-                where="methods",
-                allowed="built in or part of an installed package",
-                got=name,
-                remedy=f"Install the package that has {name}, or leave the method out",
+        if name not in own and not is_registered(name):
+            raise OutputError(
+                f"the method {name!r} is neither built in nor from an installed package",
+                where=f"{directory}",
+                remedy="Give the file of the method again: path/to/file.py:Name",
             )
-    return names
+    return list(names)
 
 
 def resume_command(directory: Path, kind: str) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError, nearest
+from fedpgp.methods import Method
 from fedpgp.runs.choices import HEADLINE, chosen_seeds
 from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.axes import Axis, axis_of_text, axis_of_values, read_axes, read_toml
-from fedpgp.studies.study import Study, StudyPart, check_methods
+from fedpgp.studies.study import Study, StudyPart, named
 
 Axes = Mapping[str, Sequence[Any]]  # "section.key" -> values
 KEYS = ("config", "methods", "axes")  # keys of the file of a grid
@@ -25,7 +26,7 @@ class Sweep(Study):
 def sweep(
     axes: Axes | Sequence[str] | Path | str,
     *,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | Method] | None = None,
     seeds: int | Sequence[int] = 1,
     config: Path | str | None = None,
     changes: Sequence[str] = (),
@@ -40,7 +41,8 @@ def sweep(
     axes
         Mapping of "section.key" -> values, texts such as "fedpgp.mu=0.1,1", or a TOML file, see `read_sweep`.
     methods
-        Names of the methods; None takes the methods of the file, or else zero-shot, local, promptfl and fedpgp.
+        Names of methods, or files "path/to/file.py:Name"; None takes the methods of the file, or else zero-shot, local,
+        promptfl and fedpgp.
     seeds
         Number of seeds, or the seeds themselves.
     config
@@ -60,44 +62,49 @@ def sweep(
     FedPGPError
         Before any work, if an axis, a cell or the output does not fit.
     """
-    named: dict[str, Axis] = {}
+    grid: dict[str, Axis] = {}
     if isinstance(axes, Path | str):
-        named, of_file, in_file = read_sweep(Path(axes))
+        grid, of_file, in_file = read_sweep(Path(axes))
         methods = of_file if methods is None else methods
         config = in_file if config is None else config
     elif isinstance(axes, Mapping):
-        named = {key: axis_of_values(key, values) for key, values in axes.items()}
+        grid = {key: axis_of_values(key, values) for key, values in axes.items()}
     else:
         for key, axis in map(axis_of_text, axes):
-            if key in named:
+            if key in grid:
                 raise ConfigError(
                     f"the axis {key} is given twice",
                     where="--grid",
                     got=key,
                     remedy=f"Give it once, with all its values: --grid {key}=a,b,c",
                 )
-            named[key] = axis
-    if not named:
+            grid[key] = axis
+    if not grid:
         raise ConfigError("the grid has no axis", where="--grid", remedy="Use for example --grid fedpgp.mu=0.1,1")
-    names = check_methods(HEADLINE if methods is None else methods)
-    study = Sweep([StudyPart("", named)], names, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+    names, own = named(HEADLINE if methods is None else methods)
+    study = Sweep([StudyPart("", grid)], names, chosen_seeds(seeds, "seeds"), config=config, changes=changes, own=own)
     return study.run(output, force, options)
 
 
-def resume_sweep(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Sweep:
-    """Continue an interrupted sweep; if all cells are finished, write tables and figures again."""
-    return Sweep.resume(Path(directory), options)
+def resume_sweep(
+    directory: Path | str, *, methods: Sequence[str | Method] = (), **options: Unpack[ExecutionOptions]
+) -> Sweep:
+    """Continue an interrupted sweep; if all cells are finished, write tables and figures again.
+
+    `methods`: the methods of the sweep that are neither built in nor from an installed package.
+    """
+    return Sweep.resume(Path(directory), methods, options)
 
 
-def load_sweep(directory: Path | str) -> Sweep:
-    """Return the sweep that `fedpgp sweep` wrote into a directory.
+def load_sweep(directory: Path | str, *, methods: Sequence[str | Method] = ()) -> Sweep:
+    """Return the sweep that `fedpgp sweep` wrote into a directory. `methods`: as in `resume_sweep`.
 
     Raises
     ------
     OutputError
         If the sweep is not finished.
     """
-    return Sweep.load(Path(directory))
+    return Sweep.load(Path(directory), methods)
 
 
 def read_sweep(file: Path) -> tuple[dict[str, Axis], list[str] | None, str | None]:

@@ -12,7 +12,7 @@ from platformdirs import user_state_path
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedpgp.config import ExperimentConfig, allowed, load_config
+from fedpgp.config import ExperimentConfig, allowed, load_config, with_device
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.flower.deployment.app_policy import names
@@ -151,8 +151,7 @@ def open_client(settings: NodeSettings) -> Node:
         )
     if settings.data:
         config = replace(config, data=replace(config.data, source=settings.data))
-    if settings.device:
-        config = replace(config, backbone=replace(config.backbone, device=settings.device))
+    config = with_device(config, settings.device or None)
     with open_run(config, name, settings.seed, Execution(cache=settings.cache or None)) as opened:
         client = opened.task.clients[0 if config.task.partition == OWN else settings.client]
         return Node(opened.runner_of(replace(client, id=settings.client)), settings.states)

@@ -147,7 +147,8 @@ class Tuning:
                             f"a search needs {MINIMUM} or more validation images of {names}, not {own.sum()}",
                             where=f"client {client.id} (seed {seed})",
                             got=int(own.sum()),
-                            remedy="Use a larger validation split, or fewer clients with --set task.clients=…",
+                            remedy="Use a larger validation split, or fewer clients, such as --set"
+                            f" task.clients={max(1, self.before.task.clients // 2)}",
                         )
             yield setup
 
