@@ -57,7 +57,7 @@ def test_compare_prints_a_plan_and_a_table_and_writes_a_directory(
             "provenance.json", "answers.safetensors",
         )
     }  # fmt: skip
-    table = {f"comparison.{suffix}" for suffix in ("svg", "pdf", "png", "md", "tex", "csv", "json")}
+    table = {f"comparison.{suffix}" for suffix in ("svg", "pdf", "png", "html", "md", "tex", "csv", "json")}
     table |= {"plan.json", "runs.csv", "path.csv", "differences.csv"}
     assert files(tmp_path / "out") == cells | table
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")

@@ -78,6 +78,8 @@ def test_an_empty_comparison_has_an_empty_frame_and_no_figure() -> None:
 def test_the_trade_off_equals_the_written_one(both: Comparison, tmp_path, monkeypatch) -> None:
     drawn = []
     monkeypatch.setattr(comparison, "write_chart", lambda directory, name, chart: drawn.append((name, chart)))
+    monkeypatch.setattr(comparison, "comparison_page", lambda *_: "")
+    (tmp_path / "comparison.svg").touch()
     comparison.write_comparison(both, tmp_path)
     ((name, written),) = drawn
     assert name == "comparison" and spec_of(written) == Plots(both).tradeoff().to_dict()
