@@ -128,7 +128,7 @@ def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
     own = base.transform_filter("datum.alpha == 1")
     layers = [
         base.mark_line(strokeWidth=1.3).encode(look.dash, order="alpha:Q").add_params(picked),
-        base.transform_filter("datum.alpha != 1").mark_circle(size=12).encode(detail="alpha:Q"),
+        base.transform_filter("datum.alpha != 1").mark_circle(size=12, aria=False).encode(detail="alpha:Q"),
         look.marks(own.mark_point(size=30, strokeWidth=0.8)).encode(detail="seed:N"),
         look.marks(own.mark_point(size=70, filled=True)).encode(tooltip=["method", "mean(local)", "mean(others)"]),
     ]
