@@ -50,6 +50,12 @@ def four(tmp_path: Path) -> dict[str, CacheEntry]:
     return made
 
 
+def test_other_users_can_read_an_entry_if_the_umask_allows_it(tmp_path: Path) -> None:
+    entry(tmp_path).save(kept(3))
+    (tmp_path / "new").touch()
+    assert entry(tmp_path).file.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_lists_every_entry_with_its_state(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     os.utime(four["stale"].file, (time.time(), time.time() + 60))
     code, printed, _ = command("list", "--json")

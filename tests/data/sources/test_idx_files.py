@@ -97,6 +97,8 @@ def test_files_are_unpacked_once_and_again_when_they_change(laid, user_cache, gr
     first = read_listing(DataConfig(source=str(directory)))
     (unpacked,) = (user_cache / "unpacked").iterdir()
     state = unpacked.stat()
+    (user_cache / "new").touch()
+    assert state.st_mode == (user_cache / "new").stat().st_mode
     again = read_listing(DataConfig(source=str(directory)))
     assert (unpacked.stat().st_ino, unpacked.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
     images = np.arange(70)
