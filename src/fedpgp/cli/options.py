@@ -33,7 +33,7 @@ ConfigFile = Annotated[
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
         " pictograms-styles-classes. A file can extend a recipe. A value that neither the file nor"
         " its recipe sets is the paper's value.",
-        shell_complete=completion.of_names("recipes"),
+        autocompletion=completion.of_names("recipes"),
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
@@ -43,7 +43,7 @@ Changes = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Change one value of the config. Can be repeated.",
-        shell_complete=completion.of_settings,
+        autocompletion=completion.of_settings,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -78,7 +78,7 @@ Checkpoint = Annotated[
         "--backbone",
         "--checkpoint",
         help=f"Checkpoint of a dual encoder: {CHECKPOINTS}",
-        shell_complete=completion.of_values("backbone.checkpoint"),
+        autocompletion=completion.of_values("backbone.checkpoint"),
     ),
 ]
 BackboneName = Annotated[
@@ -86,7 +86,7 @@ BackboneName = Annotated[
     typer.Option(
         "--backbone",
         help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}",
-        shell_complete=completion.of_values("backbone.checkpoint"),
+        autocompletion=completion.of_values("backbone.checkpoint"),
     ),
 ]
 Device = Annotated[
@@ -94,7 +94,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1.",
-        shell_complete=completion.of_values("backbone.device"),
+        autocompletion=completion.of_values("backbone.device"),
     ),
 ]
 DataSource = Annotated[
@@ -102,7 +102,7 @@ DataSource = Annotated[
     typer.Option(
         "--data",
         help="Dataset (--set data.source=…): a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
-        shell_complete=completion.of_values("data.source"),
+        autocompletion=completion.of_values("data.source"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
@@ -245,7 +245,7 @@ class ExperimentOptions:
         typer.Option(
             "--precision",
             help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64.",
-            shell_complete=completion.of_values("backbone.precision"),
+            autocompletion=completion.of_values("backbone.precision"),
         ),
     ] = None
 
