@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, all_commands, refused, sets
+from PIL import Image
 from raising import raises
 
 import fedpgp
@@ -222,6 +224,57 @@ def test_methods_are_listed_with_their_source_and_what_they_send(command: Comman
     listing = command("methods").out
     for name in entries:
         assert re.search(rf"^ ?{name} +\d{{4}} ", listing, re.MULTILINE), listing
+
+
+@pytest.mark.parametrize(
+    ("line", "following"),
+    [
+        ("run --method zero-shot -o out", "report out"),
+        ("compare --methods zero-shot --dry-run --seeds 2 -o 'my out'", "compare --methods zero-shot --seeds 2 "),
+        (
+            "sweep --grid task.shots=1,2 --methods zero-shot --dry-run",
+            "sweep --grid task.shots=1,2 --methods zero-shot",
+        ),
+        ("show {run}", "report {run}"),
+        ("predict {run} {image}", "export {run}"),
+        ("export {run} --client 1 -o prompt", "predict {run} IMAGES --client 1"),
+        ("methods fedpgp", "run --method fedpgp"),
+        ("config --rounds 3 --set fedpgp.mu=1", "compare --rounds 3 --set fedpgp.mu=1"),
+        ("data show --set task.clients=3 --seed 1", "compare --set task.clients=3"),
+        ("data layouts", "data check DIRECTORY"),
+        ("cache list --cache-dir features", "cache clear --stale --cache-dir features"),
+        ("cache clear --cache-dir features --yes", "cache list --cache-dir features"),
+        ("federate init ours --method zero-shot", "federate server ours"),
+    ],
+)
+def test_a_command_ends_with_the_next_command(
+    line: str, following: str, command: Command, small: None, compared: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    places = {"run": compared / "fedpgp/seed-0", "image": "a.png"}
+    words = shlex.split(line.format(**places))
+    short = sets("federation.rounds=1") if words[0] in ("run", "compare", "sweep") else []
+    ended = command(*words, *short)
+    assert ended.code == 0, ended.err
+    *_, last = ended.err.splitlines()
+    assert last.startswith(f"Next: fedpgp {following.format(**places)}")
+    assert ended.err.count("Next: ") == 1 and "--dry-run" not in last
+    next_words = shlex.split(last.removeprefix("Next: fedpgp "))
+    name = " ".join(next_words[: 2 if next_words[0] in ("data", "cache", "federate") else 1])
+    all_commands()[name].make_context(name, next_words[len(name.split()) :])  # it can be typed
+    taken = (
+        {option for parameter in all_commands()[words[0]].params for option in parameter.opts}
+        if (words[0] in all_commands())
+        else set()
+    )
+    for option in {"--json", "--quiet"} & taken:
+        assert "Next: " not in command(*words, *short, option, "--force" if "--force" in taken else option).err
+
+
+def test_a_line_is_printed_before_libraries_are_loaded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")  # as in a new process
+    assert command("data", "layouts").err.startswith("fedpgp: loading libraries …\n")
+    assert "loading" not in command("join", "--from", "out", "--quiet").err
 
 
 # Commands that are refused

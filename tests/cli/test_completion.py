@@ -60,10 +60,10 @@ def test_other_shells_get_whole_words() -> None:
 
 
 def test_a_section_is_completed_before_its_keys() -> None:
-    sections = completion.of_settings(None, None, "")  # type: ignore[arg-type]
+    sections = completion.of_settings("")
     assert {"task.", "fedpgp.", "fedavgm."} <= set(sections) and len(sections) == len(set(sections))
-    assert set(completion.of_settings(None, None, "fedpgp.m")) == {"fedpgp.mu=", "fedpgp.momentum="}  # type: ignore[arg-type]
-    assert completion.of_settings(None, None, "no.such=") == []  # type: ignore[arg-type]
+    assert set(completion.of_settings("fedpgp.m")) == {"fedpgp.mu=", "fedpgp.momentum="}
+    assert completion.of_settings("no.such=") == []
 
 
 def test_the_file_of_names_is_up_to_date() -> None:

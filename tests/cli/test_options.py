@@ -31,6 +31,7 @@ TAKES = {  # command -> the shared options that it takes
     "data show": EXPERIMENT | {"--json", "--output"},
     "join": {"--data", "--set", "--device", "--skip-bad-images"} | OUTPUT,  # the run has the other settings
     "predict": {"--device", "--output", "--cache-dir", "--quiet"},
+    "score": {"--set", "--device"} | OUTPUT,
     "export": {"--output", "--force"},
     "report": {"--output", "--force", "--quiet"},
     "show": {"--json"},

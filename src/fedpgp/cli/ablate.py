@@ -32,7 +32,7 @@ def ablate(
             "--method",
             "-m",
             help="Method that is studied: a name, or your own method as path/to/file.py:Name.",
-            shell_complete=completion.of_names("methods"),
+            autocompletion=completion.of_names("methods"),
         ),
     ] = "fedpgp",
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each setting.")] = 3,

@@ -30,7 +30,7 @@ def bench(
             "--methods",
             help="Compare the cost of these methods with promptfl, and measure nothing else. Separate names with"
             " commas, or use the word all.",
-            shell_complete=completion.of_list("methods"),
+            autocompletion=completion.of_list("methods"),
         ),
     ] = None,
     repeat: Annotated[int, typer.Option("--repeat", help="Number of timed repetitions; the median is reported.")] = 2,

@@ -17,7 +17,7 @@ def compare(
         typer.Option(
             "--methods",
             help="Methods to compare, separated by commas, or the word all. `fedpgp methods` lists all methods.",
-            shell_complete=completion.of_list("methods"),
+            autocompletion=completion.of_list("methods"),
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,

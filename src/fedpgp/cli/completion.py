@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import click
 from click.shell_completion import split_arg_string
 
 FILE = Path(__file__).parent / "completion.json"  # tools/completion_names.py writes it
 WORDS, NUMBER = "COMP_WORDS", "COMP_CWORD"  # variables of bash
+BEFORE = "COMP_BEFORE"  # what `join_words` has taken from the word at the cursor
 
 
 @cache
@@ -23,7 +23,7 @@ def known() -> Mapping[str, Any]:
 def of_list(names: str) -> Any:
     """Return a function that completes the last of several names, which are separated by commas."""
 
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
         taken = before.split(",")
         return [before + comma + name for name in known()[names] if name.startswith(last) and name not in taken]
@@ -34,7 +34,7 @@ def of_list(names: str) -> Any:
 def of_names(names: str) -> Any:
     """Return a function that completes one name."""
 
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         return [name for name in known()[names] if name.startswith(incomplete)]
 
     return complete
@@ -43,23 +43,27 @@ def of_names(names: str) -> Any:
 def of_values(key: str) -> Any:
     """Return a function that completes the value of a setting."""
 
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         return [value for value in known()["settings"][key] if value.startswith(incomplete)]
 
     return complete
 
 
-def of_settings(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def of_settings(incomplete: str) -> list[str]:
     """Complete SECTION.KEY=VALUE: first the section, then the key, then the value.
 
     A section or key without an alternative comes with what can follow it, because shells add a space to a completion
     that has no alternative.
     """
+    before = os.environ.get(BEFORE, "")
+    return [each.removeprefix(before) for each in _settings(before + incomplete)]
+
+
+def _settings(incomplete: str) -> list[str]:
     settings = known()["settings"]
     key, equals, value = incomplete.partition("=")
     if equals:
-        start = "" if in_bash() else f"{key}="  # bash completes only what comes after the last =
-        return [start + each for each in settings.get(key, ()) if each.startswith(value)]
+        return [f"{key}={each}" for each in settings.get(key, ()) if each.startswith(value)]
     keys = [each for each in settings if each.startswith(incomplete)]
     sections = list(dict.fromkeys(each.partition(".")[0] + "." for each in keys))
     if len(sections) > 1:
@@ -75,16 +79,19 @@ def in_bash() -> bool:
 
 
 def join_words() -> None:
-    """Join the words that bash has split at =, so that `task.protocol = glob` is one value of --set again."""
+    """Join the words that bash has split at =, such as `task.protocol = glob`. bash replaces only the last of them."""
     words, number = split_arg_string(os.environ[WORDS]), int(os.environ[NUMBER])
     joined: list[str] = []
-    for place, word in enumerate(words):
+    for place, word in enumerate(words[: number + 1]):
         if joined and "=" in (word, words[place - 1]):
             joined[-1] += word
         else:
             joined.append(word)
-        if place == number:
-            os.environ[NUMBER] = str(len(joined) - 1)
-    if number >= len(words):  # the cursor is behind the last word
-        os.environ[NUMBER] = str(len(joined))
-    os.environ[WORDS] = "\n".join(joined)
+    if number < len(words):
+        before, equals, last = joined.pop().rpartition("=")
+        os.environ[BEFORE] = before + equals
+        joined += [last] * bool(last)
+        number = len(joined) - bool(last)
+    else:  # the cursor is behind the last word
+        number = len(joined)
+    os.environ[WORDS], os.environ[NUMBER] = "\n".join(joined), str(number)

@@ -31,7 +31,7 @@ def check(
         str,
         typer.Argument(
             help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
-            shell_complete=completion.of_names("datasets"),
+            autocompletion=completion.of_names("datasets"),
         ),
     ],
     no_decode: Annotated[bool, typer.Option("--no-decode", help="Do not open the images.")] = False,
@@ -161,7 +161,7 @@ def get(
         str,
         typer.Argument(
             help="Name of a known dataset; docs/data-sets.md lists them.",
-            shell_complete=completion.of_names("datasets"),
+            autocompletion=completion.of_names("datasets"),
         ),
     ],
     to: Annotated[

@@ -41,7 +41,7 @@ class FederationOptions(ExperimentOptions):
             "--method",
             "-m",
             help="Method that is run. `fedpgp methods` lists all methods.",
-            shell_complete=completion.of_names("methods"),
+            autocompletion=completion.of_names("methods"),
         ),
     ] = "fedpgp"
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0

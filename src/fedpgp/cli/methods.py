@@ -25,7 +25,7 @@ def methods(
         str | None,
         typer.Argument(
             help="Describe one method: a built-in one, or yours as path/to/file.py:Name.",
-            shell_complete=completion.of_names("methods"),
+            autocompletion=completion.of_names("methods"),
         ),
     ] = None,
     as_json: Json = False,

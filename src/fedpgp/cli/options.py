@@ -32,7 +32,7 @@ ConfigFile = Annotated[
         "-c",
         help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
         " pictograms-styles-classes. A file can extend a recipe. If neither sets a value, the paper's value is used.",
-        shell_complete=completion.of_names("recipes"),
+        autocompletion=completion.of_names("recipes"),
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
@@ -42,7 +42,7 @@ Changes = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Change one value of the config. Can be repeated.",
-        shell_complete=completion.of_settings,
+        autocompletion=completion.of_settings,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -77,7 +77,7 @@ Checkpoint = Annotated[
         "--backbone",
         "--checkpoint",
         help=f"Checkpoint of a dual encoder: {CHECKPOINTS}",
-        shell_complete=completion.of_values("backbone.checkpoint"),
+        autocompletion=completion.of_values("backbone.checkpoint"),
     ),
 ]
 BackboneName = Annotated[
@@ -85,7 +85,7 @@ BackboneName = Annotated[
     typer.Option(
         "--backbone",
         help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}",
-        shell_complete=completion.of_values("backbone.checkpoint"),
+        autocompletion=completion.of_values("backbone.checkpoint"),
     ),
 ]
 Device = Annotated[
@@ -93,7 +93,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1.",
-        shell_complete=completion.of_values("backbone.device"),
+        autocompletion=completion.of_values("backbone.device"),
     ),
 ]
 DataSource = Annotated[
@@ -101,7 +101,7 @@ DataSource = Annotated[
     typer.Option(
         "--data",
         help="Dataset (--set data.source=…): a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
-        shell_complete=completion.of_values("data.source"),
+        autocompletion=completion.of_values("data.source"),
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
@@ -258,7 +258,7 @@ class ExperimentOptions:
         typer.Option(
             "--precision",
             help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64.",
-            shell_complete=completion.of_values("backbone.precision"),
+            autocompletion=completion.of_values("backbone.precision"),
         ),
     ] = None
 

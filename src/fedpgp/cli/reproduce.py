@@ -19,7 +19,7 @@ def reproduce(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="Name of a recipe; --list prints all names.", shell_complete=completion.of_names("experiments")
+            help="Name of a recipe; --list prints all names.", autocompletion=completion.of_names("experiments")
         ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the names and descriptions of the recipes.")] = False,
@@ -40,7 +40,7 @@ def reproduce(
         typer.Option(
             "--methods",
             help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
-            shell_complete=completion.of_list("methods"),
+            autocompletion=completion.of_list("methods"),
             show_default="the methods of the recipe",
         ),
     ] = None,

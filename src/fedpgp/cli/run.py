@@ -20,7 +20,7 @@ def run(
             "--method",
             "-m",
             help="Method to run: a name from `fedpgp methods`, or your own method as path/to/file.py:Name.",
-            shell_complete=completion.of_names("methods"),
+            autocompletion=completion.of_names("methods"),
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,

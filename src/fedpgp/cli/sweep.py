@@ -28,7 +28,7 @@ def sweep(
             "--grid",
             metavar="SECTION.KEY=A,B,C",
             help="Setting that is varied, and its values. Can be repeated: each setting is one axis of the grid.",
-            shell_complete=completion.of_settings,
+            autocompletion=completion.of_settings,
         ),
     ] = None,
     methods: Annotated[
@@ -36,7 +36,7 @@ def sweep(
         typer.Option(
             "--methods",
             help="Methods to run, separated by commas: names, or your own methods as path/to/file.py:Name.",
-            shell_complete=completion.of_list("methods"),
+            autocompletion=completion.of_list("methods"),
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,

@@ -19,7 +19,7 @@ def tune(
             "--methods",
             help="Methods to tune, separated by commas. `fedpgp methods` lists all methods. With --resume,"
             " leave this option out, or give the files of your own methods again.",
-            shell_complete=completion.of_list("methods"),
+            autocompletion=completion.of_list("methods"),
             show_default="all",
         ),
     ] = None,
