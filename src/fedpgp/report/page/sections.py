@@ -59,16 +59,15 @@ def section(
     run, others = comparison.of(method)[0], tables.others_title(comparison)
     gains = frames.clients(comparison)
     few = breakdown.shown_clients(run)
-    dots = len(gains) <= breakdown.DOTS
+    few_dots = (lambda: gains, charts.clients)
+    many_dots = (lambda: breakdown.gain_quantiles(gains), breakdown.gain_quantiles_chart)
     plans: dict[str, Plan | Callable[[], Part | None]] = {
         "results": lambda: Part("results", "Results", table=tables.table(comparison)),
         "differences": lambda: brief.differing(comparison, None if focus is None else method),
         "diagnosis": lambda: _diagnosis(comparison),
         "tradeoff": (lambda: frames.tradeoff(comparison), partial(charts.tradeoff, others=others)),
         "rounds": learning_curves(comparison, going),
-        "clients": (lambda: gains, charts.clients)
-        if dots
-        else (lambda: breakdown.gain_quantiles(gains), breakdown.gain_quantiles_chart),
+        "clients": few_dots if len(gains) <= breakdown.DOTS else many_dots,
         "local": (lambda: breakdown.histogram(run, gains), breakdown.histogram_chart),
         "client-table": lambda: Part("client-table", "Each client", table=breakdown.client_table(run, gains)),
         "client-by-class": (lambda: breakdown.shown_classes(frames.client_by_class(few)), charts.client_by_class),
@@ -81,6 +80,8 @@ def section(
     }
     if len(run.results["clients"]) < breakdown.FEW:
         del plans["local"]
+    if len(comparison.methods) < 2:
+        del plans["differences"]
     if whole:
         with ThreadPoolExecutor(1) as other, _noting(notes, f"text features and images of {method}"):
             other.submit(lambda: [one.resampled for one in comparison.runs])  # for the tables, while a model is loaded

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from fedpgp.errors import ConfigError, OutputError
@@ -100,11 +101,11 @@ def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, prog
             where="focus", allowed="a method of the runs", got=focus, remedy=f"Use one of {', '.join(sorted(known))}"
         )
     with ThreadPoolExecutor(1) as other:
-        packing = other.submit(subprocess.run, [sys.executable, "-c", PACK], capture_output=True, check=True)
+        packing = other.submit(_script)
         sections = [section(part, gathered.going, focus, not live, progress) for part in gathered.parts]
         if not sections:
             sections = [_running(gathered, progress)]
-        script = packing.result().stdout.decode()
+        script = packing.result()
     text = page(
         TITLE,
         sections,
@@ -116,6 +117,11 @@ def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, prog
     )
     write(output, text.encode())
     return sections
+
+
+@cache
+def _script() -> str:
+    return subprocess.run([sys.executable, "-c", PACK], capture_output=True, check=True).stdout.decode()
 
 
 def _running(gathered: Gathered, progress: Progress) -> Section:
