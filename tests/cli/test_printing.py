@@ -78,9 +78,21 @@ def test_a_wide_terminal_has_a_line_for_each_method(lines: Print) -> None:
     assert "± 1.1" in found[4]
 
 
+def test_a_long_text_wraps_and_a_number_does_not(lines: Print) -> None:
+    settings = "promptfl.learning_rate = 0.002, federation.rounds = 10, promptfl.class_position = front"
+    made = text_table("heading", ["method", "CM", "settings"], [["promptfl", "68.1 ± 0.5", settings]])
+    found = lines(60, made)
+    assert sum(line.startswith("method") for line in found) == 1
+    assert "68.1 ± 0.5" in found[2]
+    assert " ".join(" ".join(line[20:] for line in found[2:]).split()) == settings
+
+
 def test_columns_that_do_not_fit_follow_in_further_tables_of_similar_width(lines: Print) -> None:
     found = lines(60, differences(4))
-    at = [i for i, line in enumerate(found) if line.startswith("minus")]
-    assert [found[i].split() for i in at] == [["minus", "Local", "Base", "Novel"], ["minus", "HM", "CM", "area"]]
+    at = [i for i, line in enumerate(found) if line.startswith("fedpgp minus")]
+    assert [found[i].split() for i in at] == [
+        ["fedpgp", "minus", "Local", "Base", "Novel"],
+        ["fedpgp", "minus", "HM", "CM", "area"],
+    ]
     assert sum(line.startswith("fedmethod0") for line in found) == 2
     assert found.count("heading") == 1

@@ -1,6 +1,7 @@
 """Output of the command line: tables and JSON on standard output, everything else on standard error."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+LINES = re.compile("\n")
+UNBROKEN = re.compile(r"\n|(?<!±) (?![±=+])")  # not within "68.1 ± 0.5 ="
 
 
 class Session(ProgressBars):
@@ -152,24 +157,24 @@ def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = No
 def print_table(one: "formats.Table") -> None:
     """Print a table of a report. The best value of each column is bold.
 
-    If the terminal is too narrow, standard deviations are below their means. If it is still too narrow, the last
-    columns follow in further tables, which repeat the first column. No number is broken.
+    If the terminal is too narrow, texts wrap at blanks, and standard deviations are below their means. If it is still
+    too narrow, the last columns follow in further tables, which repeat the first column. No number is broken.
     """
     texts = [[cell.plain for cell in row] for row in one.rows]
-    widths = _widths(one.header, texts)
-    if sum(widths) + len(widths) > out.width:
+    least = _widths(one.header, texts, UNBROKEN)
+    if not _fits(least):
         texts = [[_stacked(cell) for cell in row] for row in one.rows]
-        widths = _widths(one.header, texts)
-        word = max(map(cell_len, " ".join([one.header[0], *(row[0] for row in texts)]).split()))
-        widths[0] = max(word, min(widths[0], out.width - sum(widths[1:]) - len(widths)))
+        least = _widths(one.header, texts, UNBROKEN)
+    whole = _widths(one.header, texts, LINES)
     heading = one.heading
-    for group in _groups(widths, out.width):
+    for group in _groups(least):
         cells = [
             [Text(text[at], "bold" if row[at].mark == "best" else "") for at in group]
             for text, row in zip(texts, one.rows, strict=True)
         ]
         header = [one.header[at] for at in group]
-        print_listing(header, cells, header[1:], heading, [widths[at] for at in group])
+        widths = _shared([least[at] for at in group], [whole[at] for at in group])
+        print_listing(header, cells, header[1:], heading, widths)
         heading = ""
     for text in (one.legend, *one.notes):
         if text:
@@ -182,24 +187,34 @@ def _stacked(cell: "formats.TableCell") -> str:
     return replace(cell, text=mean).plain + (f"\n±{deviation}" if sign else "")
 
 
-def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the width of each column: the longest line of its cells, or the longest word of its name."""
-    columns = [name.split() for name in header]
-    for row in rows:
-        for column, text in zip(columns, row, strict=True):
-            column.extend(text.splitlines())
-    return [max(map(cell_len, column), default=0) for column in columns]
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]], pieces: re.Pattern[str]) -> list[int]:
+    """Return the width of each column: its longest piece."""
+    columns = zip(header, *rows, strict=True)
+    return [max(cell_len(piece) for text in column for piece in pieces.split(text)) for column in columns]
 
 
-def _groups(widths: Sequence[int], available: int) -> list[list[int]]:
+def _fits(widths: Sequence[int]) -> bool:
+    """Return whether a table of these columns fits; a blank follows each column."""
+    return sum(widths) + len(widths) <= out.width
+
+
+def _groups(widths: Sequence[int]) -> list[list[int]]:
     """Return the columns of each table: the first column and as many others as fit, in tables of similar widths."""
     others = range(1, len(widths))
     for tables in range(1, len(widths)):
         size = ceil(len(others) / tables)
         groups = [[0, *others[start : start + size]] for start in range(0, len(others), size)]
-        if size == 1 or all(sum(widths[at] + 1 for at in group) <= available for group in groups):
+        if size == 1 or all(_fits([widths[at] for at in group]) for group in groups):
             return groups
     return [[0]]
+
+
+def _shared(least: Sequence[int], whole: Sequence[int]) -> list[int]:
+    """Return the width of each column: the least width and a share of the rest, first for columns that need little."""
+    widths = list(least)
+    for at in sorted(range(len(widths)), key=lambda at: whole[at] - least[at]):
+        widths[at] += max(0, min(whole[at] - least[at], out.width - sum(widths) - len(widths)))
+    return widths
 
 
 def print_listing(

@@ -11,7 +11,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from fedpgp.report.axes import FREE, MEANINGS, described, meanings, room, wide
-from fedpgp.report.style import COLOURS, GREY, ORANGE, RED, Series
+from fedpgp.report.style import BLUE, COLOURS, GREY, ORANGE, RED, TEAL, Series
 
 COLUMN = 240  # width of a panel in pixels: one column of a two-column paper at 72 pixels per inch
 TOGETHER = 8  # most methods in one panel of a trade-off
@@ -21,6 +21,7 @@ FEW = 10  # rounds that all get a label
 TRADE_OFF = "Trade-off of each method"
 NAMED = 60  # most classes or clients that an axis can label
 REVERSED = alt.Scale(scheme="viridis", reverse=True)
+SHARES = alt.Scale(scheme=alt.SchemeParams("viridis", extent=[0.3, 1]), domain=[0, 100])  # visible on a dark page
 # Vega numbers gradients during the life of a process: a figure with a gradient would have different bytes each time.
 STEPS = alt.Legend(type="symbol", symbolType="square")
 
@@ -202,16 +203,15 @@ def clients(frame: pd.DataFrame) -> ChartType:
 
 
 def confusion(frame: pd.DataFrame) -> ChartType:
-    """Return a chart of confused pairs of classes; size and colour show the share."""
+    """Return a chart of confused pairs of classes; the size shows the share."""
     title = described("Confused classes", "Percent of the test images of the true class, over all clients.")
     return (
         alt.Chart(frame, title=title, width=alt.Step(18), height=alt.Step(14))
-        .mark_circle()
+        .mark_circle(color=BLUE, opacity=1)
         .encode(
             alt.X("predicted:N", title="predicted class", axis=alt.Axis(labelAngle=-60)),
             alt.Y("truth:N", title="true class"),
-            size=alt.Size("share:Q", title="%"),
-            color=alt.Color("share:Q", title="%", scale=REVERSED),
+            size=alt.Size("share:Q", title="%", legend=alt.Legend(symbolFillColor=BLUE, symbolStrokeWidth=0)),
             tooltip=["truth", "predicted", "share"],
         )
     )
@@ -221,7 +221,7 @@ def by_class(frame: pd.DataFrame) -> ChartType:
     """Draw a bar for each class, with base and novel classes in two colours."""
     title = described("Accuracy of each class", "Mean over the clients' own models.")
     sets = list(frame["set"].unique())
-    colours = [{"base": GREY, "novel": ORANGE}[name] for name in sets]
+    colours = [{"base": TEAL, "novel": ORANGE}[name] for name in sets]
     return (
         alt.Chart(frame, title=title, width=alt.Step(11), height=180)
         .mark_bar()
@@ -241,7 +241,7 @@ def client_by_class(frame: pd.DataFrame) -> ChartType:
         alt.X("class:N", title=None, axis=alt.Axis(labelAngle=-60)), alt.Y("client:O")
     )
     cells = base.mark_rect().encode(
-        color=alt.Color("accuracy:Q", title="%", scale=alt.Scale(scheme="viridis", domain=[0, 100]), legend=STEPS),
+        color=alt.Color("accuracy:Q", title="%", scale=SHARES, legend=STEPS),
         tooltip=["client:N", "class", "accuracy", "own"],
     )
     own = base.transform_filter("datum.own").mark_rect(filled=False, stroke=RED, strokeWidth=1.5)
@@ -254,12 +254,11 @@ def singular_values(frame: pd.DataFrame) -> ChartType:
     title = described("Singular values of the clients' own part", "A line for each client.")
     return (
         alt.Chart(frame, title=title, width=1.4 * COLUMN, height=180)
-        .mark_line(point=alt.OverlayMarkDef(size=18), opacity=0.6, strokeWidth=1)
+        .mark_line(point=alt.OverlayMarkDef(size=18, color=BLUE), color=BLUE, strokeWidth=1)
         .encode(
             alt.X("index:O", title="singular value", axis=alt.Axis(labelAngle=0)),
             alt.Y("value:Q", title="value"),
             detail="client:N",
-            color=alt.Color("client:N", legend=None, scale=alt.Scale(scheme="viridis")),
             tooltip=["client:N", "index", "value"],
         )
     )
