@@ -249,7 +249,7 @@ def test_the_readme_shows_what_make_run_prints(tmp_path):
     blocks = re.findall(r"^```\w*\n(.*?)^```$", PAGES["README.md"], re.MULTILINE | re.DOTALL)
     shown = next(block for block in blocks if "on caltech101" in block).splitlines()
     for line, expected in zip(shown, printed, strict=False):
-        assert re.sub(r" +\d+$", "", line) == re.sub(r" +\d+$", "", expected)
+        assert re.sub(r" +\d+$", "", line) == re.sub(r" +\d+$", "", expected.rstrip())
 
 
 def test_the_readmes_python_runs(small, cache, tmp_path, monkeypatch):
