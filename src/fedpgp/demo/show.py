@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from fedpgp.data.image_features import ImageFeatures
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
 from fedpgp.demo.stage import SUBJECTS, Choices, DemoSetup, Subject
 from fedpgp.demo.uploads import check_size
-from fedpgp.demo.views import difference, figures_only, setting
+from fedpgp.demo.views import LiveRun, difference, setting
 from fedpgp.errors import FedPGPError
 from fedpgp.serving.classifier import Classes
 
@@ -30,22 +30,6 @@ log = logging.getLogger(__name__)
 
 class BusyError(FedPGPError):
     """A request that is not possible at this time."""
-
-
-@dataclass
-class _LiveRun:
-    """A federation that was started; `seconds` is the time from its start to its last finished round."""
-
-    number: int
-    choices: Choices
-    clients: dict[str, Any]
-    by: str
-    started: float
-    stop: threading.Event = field(default_factory=threading.Event)
-    zero_shot: dict[str, Any] | None = None
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    models: Models = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class Show:
@@ -70,8 +54,8 @@ class Show:
         self._setting: dict[str, Any] | None = None
         self._zero_shot: Models = {}
         self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the current models read them
-        self._run: _LiveRun | None = None
-        self._before: _LiveRun | None = None  # an earlier federation with other settings, for comparison
+        self._run: LiveRun | None = None
+        self._before: LiveRun | None = None  # an earlier federation with other settings, for comparison
         self._next: Choices | None = None  # the federation that replaces the current one after this round
         self._started = 0  # number of started federations
         self._thread: threading.Thread | None = None
@@ -190,17 +174,10 @@ class Show:
             view: dict[str, Any] = {"server": self._server, "phase": self._phase, "error": self._error}
             view |= {"subject": self._subject.title, "setting": self._setting, "action": self._last_action}
             view |= {"progress": {"what": what, "done": done, "total": total}, "run": None, "before": None}
-            if (now := self._run) is not None:
-                view["run"] = {
-                    "number": now.number,
-                    "choices": asdict(now.choices),
-                    "clients": now.clients,
-                    "zero_shot": now.zero_shot,
-                    "rounds": [*figures_only(now.rounds[:-1]), *now.rounds[-1:]],
-                    "seconds": now.seconds,
-                }
-            if (before := self._before) is not None:
-                view["before"] = {"choices": asdict(before.choices), "rounds": figures_only(before.rounds)}
+            if self._run is not None:
+                view["run"] = self._run.view()
+            if self._before is not None:
+                view["before"] = self._before.earlier_view()
             return view
 
     def snapshot(self) -> tuple[int, str]:
@@ -255,22 +232,24 @@ class Show:
     def _preparing(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._say("preparing", (what, done, total))
 
-    def _begin(self, stage: DemoSetup, choices: Choices, by: str, what: str) -> _LiveRun:
+    def _begin(self, stage: DemoSetup, choices: Choices, by: str, what: str) -> LiveRun:
         last = self._run
         least = 0 if self._before is None else len(self._before.rounds)
         if last is not None and last.choices != choices and len(last.rounds) >= least:
             self._before = last  # not a shorter one, which ended because a slider was moved again
         self._started, self._next = self._started + 1, None
-        run = self._run = _LiveRun(self._started, choices, holdings(stage, choices), by, time.monotonic())
+        run = self._run = LiveRun(self._started, choices, holdings(stage, choices), by, time.monotonic())
+        if last is not None and replace(last.choices, mu=choices.mu, bottleneck=choices.bottleneck) == choices:
+            run.zero_shot = last.zero_shot
         name = f"federation {run.number}"
         self._say("running", ("testing zero-shot CLIP", 0, choices.rounds), by=by, what=what)
         self._thread = threading.Thread(target=self._work, args=(stage, run), name=name, daemon=True)
         self._thread.start()
         return run
 
-    def _work(self, stage: DemoSetup, run: _LiveRun) -> None:
+    def _work(self, stage: DemoSetup, run: LiveRun) -> None:
         try:
-            run.zero_shot = untrained(stage, run.choices)
+            run.zero_shot = run.zero_shot or untrained(stage, run.choices)
             for moment in rounds(stage, run.choices, run.stop):
                 with self._lock:
                     run.rounds.append(moment.view)
