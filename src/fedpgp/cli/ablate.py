@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from fedpgp.cli import completion
-from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
+from fedpgp.cli.option_groups import StudyOptions, with_options
+from fedpgp.cli.options import DryRun, listed
 from fedpgp.cli.studies import run_study
 
 

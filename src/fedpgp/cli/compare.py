@@ -6,7 +6,8 @@ import typer
 
 import fedpgp
 from fedpgp.cli import completion
-from fedpgp.cli.options import DryRun, RunOptions, listed, with_options
+from fedpgp.cli.option_groups import RunOptions, with_options
+from fedpgp.cli.options import DryRun, listed
 from fedpgp.cli.printing import Session, print_plan, print_result, tracked
 
 

@@ -1,7 +1,7 @@
 """`fedpgp config`: print the effective configuration."""
 
 import fedpgp
-from fedpgp.cli.options import ExperimentOptions, with_options
+from fedpgp.cli.option_groups import ExperimentOptions, with_options
 from fedpgp.cli.printing import next_command, typed
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedpgp.cli import completion
-from fedpgp.cli.options import ExperimentOptions, Json, SkipBadImages, Workers, command, with_options, worker_count
+from fedpgp.cli.option_groups import ExperimentOptions, with_options
+from fedpgp.cli.options import Json, SkipBadImages, Workers, command, worker_count
 from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, print_table, say, typed
 from fedpgp.reporting import ProgressBars
 

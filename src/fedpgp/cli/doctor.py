@@ -23,13 +23,13 @@ def doctor(
     The command checks versions, extras, devices, the embedded files, the feature cache and the free disk space, and
     classifies an embedded image. The exit code is 1 if something that a run needs does not work.
 
-    With --checkpoint, the command checks this dual encoder instead. It prints the properties of both towers, the
+    With --backbone, the command checks this dual encoder instead. It prints the properties of both towers, the
     licence, the methods that can use the checkpoint, and the cost of a training step of
     FedPGP.
 
     Examples:
         fedpgp doctor
-        fedpgp doctor --checkpoint photoclip
+        fedpgp doctor --backbone photoclip
         fedpgp doctor --network --json
     """
     from fedpgp.cli.checks import examine, examine_checkpoint

@@ -11,7 +11,8 @@ import click
 import typer
 
 from fedpgp.cli import completion
-from fedpgp.cli.options import ExperimentOptions, Force, OutputOptions, command, with_options
+from fedpgp.cli.option_groups import ExperimentOptions, OutputOptions, with_options
+from fedpgp.cli.options import Force, command
 from fedpgp.cli.printing import Session, next_command, out, print_result, say, typed
 from fedpgp.errors import ConfigError
 

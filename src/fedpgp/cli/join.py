@@ -8,7 +8,8 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import Changes, DataSource, Device, OutputOptions, SkipBadImages, with_options
+from fedpgp.cli.option_groups import OutputOptions, with_options
+from fedpgp.cli.options import Changes, DataSource, Device, SkipBadImages
 from fedpgp.cli.printing import Session, print_result
 
 

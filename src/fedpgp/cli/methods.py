@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from fedpgp.cli import completion
-from fedpgp.cli.options import Checkpoint, ExperimentOptions, Json, with_options
+from fedpgp.cli.option_groups import ExperimentOptions, with_options
+from fedpgp.cli.options import Checkpoint, Json
 from fedpgp.cli.printing import next_command, out, print_json, print_listing
 
 HEADER = ("name", "year", "venue", "shared", "private", "reads", "description")

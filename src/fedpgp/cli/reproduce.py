@@ -9,7 +9,8 @@ import click
 import typer
 
 from fedpgp.cli import completion
-from fedpgp.cli.options import DryRun, StudyOptions, listed, with_options
+from fedpgp.cli.option_groups import StudyOptions, with_options
+from fedpgp.cli.options import DryRun, listed
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 

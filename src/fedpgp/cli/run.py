@@ -8,7 +8,7 @@ import typer
 
 import fedpgp
 from fedpgp.cli import completion
-from fedpgp.cli.options import RunOptions, with_options
+from fedpgp.cli.option_groups import RunOptions, with_options
 from fedpgp.cli.printing import Session, print_result, tracked
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedpgp.cli.options import WorkOptions
+from fedpgp.cli.option_groups import WorkOptions
 from fedpgp.cli.printing import Session, next_command, print_json, print_plan, print_table, say
 
 if TYPE_CHECKING:

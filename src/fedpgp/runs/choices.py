@@ -126,7 +126,7 @@ def one_method(
     *,
     of_task: bool = False,
 ) -> tuple[str, ExperimentConfig]:
-    """Return the name of one method, and a config that contains it; the arguments are those of `chosen_methods`.
+    """Return the name of one method, and a config that contains it. `chosen_methods` has the same arguments.
 
     Raises
     ------
