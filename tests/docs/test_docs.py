@@ -235,9 +235,12 @@ def test_the_command_of_a_page_runs(page, small_source, command, tmp_path):
     assert "fedpgp, shared part" in run(command, block, *sets(*SHORT, "federation.batch_size=1"))
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_readme_shows_what_make_run_prints(tmp_path):
-    """All columns except the last, the seconds. The images of the README's second table are not in the package."""
+    """A minute on idle cores. The seconds in the last column are not compared.
+
+    The README's second table is not compared, because its images are not in the package.
+    """
     (line,) = re.findall(r"^\t\$\(BIN\)/fedpgp (compare .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     printed = subprocess.run(
         [sys.executable, "-m", "fedpgp", *line.split(), "--quiet", "-o", str(tmp_path / "out")],

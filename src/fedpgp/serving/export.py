@@ -9,7 +9,6 @@ from dataclasses import asdict
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from string import Template
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,6 +23,7 @@ from fedpgp.results.run_store import check_output, load_run, writing
 from fedpgp.runtime.files import apply_umask, new_directory, write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.serving import checkpoint
+from fedpgp.serving.card import card
 from fedpgp.serving.classifier import Classes, Classifier, load
 from fedpgp.serving.memory import remembers
 from fedpgp.serving.reduce import SAME, context_of, difference, head_of
@@ -31,7 +31,6 @@ from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # the file that is written last, and a line that identifies it
 READER, PREPARER = "read_image.py", "prepare_image.py"  # read and prepare images in the card's code, as fedpgp does
-SHOWN = 3  # class names in a card's example
 
 
 def export(
@@ -99,7 +98,7 @@ def export(
     with writing(directory, "Free space, or choose another directory with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
         write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
-        write(scratch / CARD, _card(run, classifier, format, facts).encode())
+        write(scratch / CARD, card(run, classifier, format, facts).encode())
         for file in scratch.rglob("*"):
             if file.is_file():
                 apply_umask(file)
@@ -283,50 +282,6 @@ def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
     }
 
 
-def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]) -> str:
-    task = run.results["task"]
-    name, licence = run.config.backbone.checkpoint, classifier.backbone.licence
-    header = {"license": licence, "base_model": name}
-    examples = json.dumps([name.replace("_", " ") for name in classifier.base[:SHOWN]], ensure_ascii=False)
-    return _card_template("card").substitute(
-        {key: task[key] for key in ("clients", "protocol", "data", "base_classes")},
-        header="".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value != "not stated"),
-        method=run.method,
-        whose=classifier.owner,
-        checkpoint=name,
-        seed=run.seed,
-        version=__version__,
-        accuracies=_accuracies(run, classifier.client),
-        packages=" ".join(checkpoint.packages(classifier.backbone, facts["library"])),
-        usage=_card_template(f"{facts['library']}/{format}").substitute(
-            facts, examples=examples, image=checkpoint.reading(classifier.backbone, facts["library"])
-        ),
-        licence=licence,
-    )
-
-
-def _accuracies(run: Run, client: int | None) -> str:
-    """Return the test accuracies of a model after the last round, with the numbers of test images, as text."""
-    rows, outcomes, counts = run.results["clients"], run.outcomes, {}
-    places = {row["client"]: place for place, row in enumerate(rows)}
-    if client is not None and client not in places:
-        return "not measured"
-    figures = run.results["shared"] if client is None else rows[places[client]]
-    if outcomes is not None:
-        counts = {"base": outcomes.base_images, "novel": outcomes.novel_images}
-        if client is not None:
-            counts["local"] = int(outcomes.unpack("own")[places[client]].sum())
-    notes = {name: f" ({count} images)" for name, count in counts.items()}
-    if client is None:
-        notes["local"] = f" (mean over {len(rows)} clients)"
-    names = [name for name in ("local", "base", "novel") if name in figures]
-    return ", ".join(f"{name} {figures[name]:.1f}{notes.get(name, '')}" for name in names)
-
-
 def _arguments(values: Mapping[str, Any]) -> str:
     """Format keyword arguments as Python code."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
-
-
-def _card_template(name: str) -> Template:
-    return Template((resources.files("fedpgp.serving") / "cards" / f"{name}.md").read_text(encoding="utf-8"))
