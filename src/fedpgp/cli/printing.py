@@ -230,9 +230,9 @@ def print_listing(
     """
     rows = list(rows)
     lines = sum(max((str(cell).count("\n") for cell in row), default=0) + 1 for row in rows)
-    if title:
-        out.print(title, markup=False, style="italic")  # a title of the table would be wrapped at its width
     listing = Table(
+        title=escape(title),
+        title_justify="left",
         header_style="bold",
         footer_style="bold",
         box=None,
