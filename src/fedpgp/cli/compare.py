@@ -55,13 +55,13 @@ def compare(
     directory = options.directory("compare")
     with Session(directory, options.quiet) as session, tracked(session, () if dry_run else options.track) as reporter:
         execution = options.execution(reporter)
-        asked: dict[str, Any] = {"seeds": seeds, "costly_seeds": costly_seeds, **options.experiment}
         if options.resume is not None:
             own = listed(methods) or ()
             comparison = fedpgp.resume(options.resume, methods=own, more_rounds=options.more_rounds, **execution)
-        elif dry_run:
-            print_plan(planned_comparison(listed(methods), **asked, **execution), as_json=options.as_json)
-            return
         else:
-            comparison = fedpgp.compare(listed(methods), **asked, output=directory, force=options.force, **execution)
+            asked: dict[str, Any] = {"seeds": seeds, "costly_seeds": costly_seeds, **options.experiment, **execution}
+            if dry_run:
+                print_plan(planned_comparison(listed(methods), **asked), as_json=options.as_json)
+                return
+            comparison = fedpgp.compare(listed(methods), **asked, output=directory, force=options.force)
     print_result(comparison, directory, options.as_json)

@@ -193,7 +193,9 @@ class RunOptions(StudyOptions):
     @property
     def more_rounds(self) -> int:
         """Return the number of rounds to add to finished runs."""
-        return _number(self.rounds or "+0", r"\+\d+", "+N with --resume, such as --rounds +10") if self.resume else 0
+        if self.resume is None or self.rounds is None:
+            return 0
+        return _number(self.rounds, r"\+[1-9]\d*", "+N with --resume, such as --rounds +10")
 
     @property
     def experiment(self) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def typed(*left_out: str, only: Collection[str] = ()) -> list[str]:
     words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
-        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not typed or name in left_out or (only and name not in only):
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in left_out or (only and name not in only):
             continue
         value = context.params[name]
         for each in value if isinstance(value, list | tuple) else [value]:
