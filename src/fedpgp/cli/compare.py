@@ -37,10 +37,12 @@ def compare(
 
     The command first prints the plan and an estimate of the time. With --dry-run, the command stops after this
     estimate, and writes only image features to the cache. Otherwise it writes one run directory per method and seed,
-    the tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, the trade-off
-    curves as comparison.svg, .pdf and .png, and comparison.html, a page that you can send.
+    the tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, and the trade-off
+    curves as comparison.svg, .pdf and .png.
 
     After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
+
+    To show the result to others, send comparison.html, one page with the table, the curves and what differs.
 
     Examples:
         fedpgp compare --seeds 3
