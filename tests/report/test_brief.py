@@ -74,3 +74,10 @@ def test_methods_with_fewer_seeds_and_own_methods_are_part_of_the_command(compar
     typed, text = brief.repeat(fedpgp.Comparison(runs))
     assert typed.endswith("--methods zero-shot,mine,fedpgp --seeds 2 --costly-seeds 1")
     assert "mine: write path/to/file.py:Class" in text
+
+
+def test_other_seeds_are_repeated_one_by_one(compared):
+    second = [run for run in fedpgp.load_comparison(compared).runs if run.seed == 1]
+    typed, _ = brief.repeat(fedpgp.Comparison(second))
+    start = "fedpgp run --config config.toml --method"
+    assert typed.splitlines() == [f"{start} {name} --seed 1" for name in ("zero-shot", "promptfl", "fedpgp")]

@@ -45,6 +45,8 @@ def compare(
 
     After Ctrl-C, a crash or a full disk, use --resume to continue after the last finished round.
 
+    To show the result to others, send comparison.html, one page with the table, the curves and what differs.
+
     Examples:
         fedpgp compare --seeds 3
         fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
-
 
 LINES = re.compile("\n")
 UNBROKEN = re.compile(r"\n|(?<!±) (?![±=+])")  # not within "68.1 ± 0.5 ="

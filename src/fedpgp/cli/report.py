@@ -1,5 +1,7 @@
 """`fedpgp report`: write one HTML page about runs."""
 
+import atexit
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -41,16 +43,22 @@ def report(
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures needs finished runs. Leave out --live.", param_hint="--figures")
-    from fedpgp.report.page.write import follow, write_report
+    gc.disable()  # imports and a report leave little garbage, and looking for it takes a second, here and at the exit
+    atexit.register(gc.freeze)
+    try:
+        from fedpgp.report.page.write import follow, write_report
 
-    if live:
-        say(f"Open {output}. The page is updated until the runs are finished, or until Ctrl-C.")
-        follow(runs, output, focus=focus, force=force)
-    else:
-        with ProgressBars(err) as bars:
-            progress = Silent().progress if quiet else bars.progress
-            gathered = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
-        for fault in gathered.faults:
-            say(f"fedpgp: The report leaves out a run. {fault}")
+        if live:
+            gc.enable()
+            say(f"Open {output}. The page is updated until the runs are finished, or until Ctrl-C.")
+            follow(runs, output, focus=focus, force=force)
+        else:
+            with ProgressBars(err) as bars:
+                progress = Silent().progress if quiet else bars.progress
+                gathered = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
+            for fault in gathered.faults:
+                say(f"fedpgp: The report leaves out a run. {fault}")
+    finally:
+        gc.enable()
     say(f"The report is in {output}" + (f", and the figures are in {figures}." if figures else "."))
     next_command("show", runs[0], "--format", "latex")

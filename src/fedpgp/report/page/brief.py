@@ -87,12 +87,15 @@ def confidence(comparison: Comparison) -> str:
 
 
 def repeat(comparison: Comparison) -> tuple[str, str]:
-    """Return the command that repeats a comparison with its config.toml, and a text about it."""
+    """Return the commands that repeat a comparison with its config.toml, and a text about them."""
     seeds = {method: len(comparison.of(method)) for method in comparison.methods}
     most, fewest = max(seeds.values()), min(seeds.values())
     command = f"fedpgp compare --config {CONFIG} --methods {','.join(seeds)} --seeds {most}"
     if fewest < most:
         command += f" --costly-seeds {fewest}"
+    if comparison.seeds != list(range(most)):  # compare cannot choose seeds
+        runs = [f"--method {run.method} --seed {run.seed}" for run in comparison.runs]
+        command = "\n".join(f"fedpgp run --config {CONFIG} {run}" for run in runs)
     text = f"Save {CONFIG}, which has all settings, and run the command in its directory."
     known = {*METHODS, *installed()}
     own = [method for method in seeds if method not in known]
