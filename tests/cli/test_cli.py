@@ -242,6 +242,7 @@ def test_methods_are_listed_with_their_source_and_what_they_send(command: Comman
         ("config --rounds 3 --set fedpgp.mu=1", "compare --rounds 3 --set fedpgp.mu=1"),
         ("data show --set task.clients=3 --seed 1", "compare --set task.clients=3"),
         ("data layouts", "data check DIRECTORY"),
+        ("reproduce --list", "reproduce base-to-novel --embedded"),
         ("cache list --cache-dir features", "cache clear --stale --cache-dir features"),
         ("cache clear --cache-dir features --yes", "cache list --cache-dir features"),
         ("federate init ours --method zero-shot", "federate server ours"),

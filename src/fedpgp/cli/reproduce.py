@@ -11,7 +11,7 @@ import typer
 from fedpgp.cli import completion
 from fedpgp.cli.option_groups import StudyOptions, with_options
 from fedpgp.cli.options import DryRun, listed
-from fedpgp.cli.printing import out
+from fedpgp.cli.printing import next_command, out
 from fedpgp.cli.studies import run_study
 
 
@@ -68,6 +68,7 @@ def reproduce(
             recipe = read_recipe(known)
             where = "" if recipe.embedded else f" Not available with --embedded: {recipe.embedded_note}."
             out.print(f"{known}: {recipe.about}{where}", markup=False)
+        next_command("reproduce", "base-to-novel", "--embedded")
         return
     if options.resume is None and name is None:
         raise click.UsageError("The recipe is missing. `fedpgp reproduce --list` prints the names of all recipes.")

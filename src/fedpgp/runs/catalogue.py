@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, configured_backbone
+from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import load_source
 from fedpgp.data.tasks import Task
@@ -68,7 +68,7 @@ def catalogue(config: Path | str | None = None, changes: Sequence[str] = ()) -> 
     One entry for each method. If a method cannot be imported, its summary is the reason.
     """
     settings = load_config(config, changes)
-    backbone = configured_backbone(settings.backbone)
+    backbone = load_backbone(settings.backbone.checkpoint)  # the numbers do not depend on device and precision
     task = make_task(settings, load_source(settings.data), seed=0)
     entries = []
     for name in [*METHODS, *installed()]:
