@@ -20,7 +20,7 @@ from fedpgp.cli.options import (
     Quiet,
     class_names,
 )
-from fedpgp.cli.printing import err, out, print_json, print_listing, say
+from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, say, typed
 from fedpgp.reporting import ProgressBars, Silent
 
 if TYPE_CHECKING:
@@ -138,8 +138,6 @@ def score(
         say(f"warning: {text}")
     if output is not None:
         say(f"The results are in {output}. {output / 'confusion.png'} shows which classes are confused.")
-    elif not quiet:
-        say(f"Write tables and figures with `fedpgp score {run} {folder} -o scores`.")
     reached = float(found.models["accuracy"].iloc[0])
     if least is not None and reached < least:
         say(f"warning: The accuracy of the first model ({found.first}) is {reached:.1f} %, below {least:g} %.")
