@@ -316,10 +316,7 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
         remedy = nearest(key, known) if known else f"Remove {key}: the section has no keys"
         return ConfigError(f"{name}.{key} is not a key of [{name}]", where=f"{place}", remedy=remedy)
     remedy = f"Change {name}.{key}; `fedpgp config` describes all values"
-    where, found = f"{place}: {name}.{key}", detail["input"]
-    if expected := allowed(detail):
-        return ConfigError(where=where, allowed=expected, got=found, remedy=remedy)
-    return ConfigError(f"{detail['msg']}, got {found!r}", where=where, remedy=remedy)
+    return value_error(detail, f"{place}: {name}.{key}", remedy)
 
 
 ALLOWED = (  # pydantic's message -> the words after "must be"
@@ -344,10 +341,11 @@ def allowed(detail: Any) -> str:
     return ""
 
 
-def reason(detail: Any) -> str:
-    """Describe one of pydantic's findings: what a value must be, and what it is."""
-    expected = allowed(detail)
-    return f"{f'must be {expected}' if expected else detail['msg']}, got {detail['input']!r}"
+def value_error(detail: Any, where: str, remedy: str) -> ConfigError:
+    """Return the error for one of pydantic's findings about a value."""
+    if expected := allowed(detail):
+        return ConfigError(where=where, allowed=expected, got=detail["input"], remedy=remedy)
+    return ConfigError(f"{detail['msg']}, got {detail['input']!r}", where=where, got=detail["input"], remedy=remedy)
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:

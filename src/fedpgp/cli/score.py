@@ -20,7 +20,7 @@ from fedpgp.cli.options import (
     Quiet,
     class_names,
 )
-from fedpgp.cli.printing import err, next_command, out, print_json, print_listing, say, typed
+from fedpgp.cli.printing import err, out, print_json, print_listing, say
 from fedpgp.reporting import ProgressBars, Silent
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, configured_backbone
-from fedpgp.config import ExperimentConfig, load_config, reason
+from fedpgp.config import ExperimentConfig, load_config, value_error
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Progress, split_features
 from fedpgp.data.sources import ImageDataset, Source, load_source
 from fedpgp.data.tasks import Task
-from fedpgp.errors import ConfigError, DataError
+from fedpgp.errors import ConfigError, DataError, combined
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, RunSetup
 from fedpgp.runs.tasks import make_task
@@ -165,8 +165,8 @@ def choices_of(given: Any) -> Choices:
     try:
         return Choices(**given)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, fault['loc'])) or 'settings'} {reason(fault)}" for fault in error.errors()]
-        raise ConfigError("; ".join(lines), where="settings", remedy="Correct these settings") from error
+        places = [(".".join(map(str, fault["loc"])) or "settings", fault) for fault in error.errors()]
+        raise combined([value_error(fault, place, f"Correct {place}") for place, fault in places]) from error
 
 
 @dataclass(frozen=True)

@@ -202,21 +202,6 @@ def clients(frame: pd.DataFrame) -> ChartType:
     )
 
 
-def confusion(frame: pd.DataFrame) -> ChartType:
-    """Return a chart of confused pairs of classes; the size shows the share."""
-    title = described("Confused classes", "Percent of the test images of the true class, over all clients.")
-    return (
-        alt.Chart(frame, title=title, width=alt.Step(18), height=alt.Step(14))
-        .mark_circle(color=BLUE, opacity=1)
-        .encode(
-            alt.X("predicted:N", title="predicted class", axis=alt.Axis(labelAngle=-60)),
-            alt.Y("truth:N", title="true class"),
-            size=alt.Size("share:Q", title="%", legend=alt.Legend(symbolFillColor=BLUE, symbolStrokeWidth=0)),
-            tooltip=["truth", "predicted", "share"],
-        )
-    )
-
-
 def by_class(frame: pd.DataFrame) -> ChartType:
     """Draw a bar for each class, with base and novel classes in two colours."""
     title = described("Accuracy of each class", "Mean over the clients' own models.")

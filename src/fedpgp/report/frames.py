@@ -15,7 +15,6 @@ from fedpgp.report.tables import TITLES, titles
 from fedpgp.results.run import Comparison, Run
 
 SHOWN = ("local", "base", "novel", "cm")
-MOST_CONFUSED = 30  # most pairs of classes in the figure
 SYMBOLS = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
 Records = Sequence[Mapping[str, Any]]  # records of the rounds of one run
 Point = tuple[str, Any, Mapping[str, Any]]
@@ -131,13 +130,6 @@ def _local_of_shared(run: Run) -> list[float] | None:
         asked = run.config.federation.path_points > 1
         return [client["local"] for client in run.results["clients"]] if stands and asked else None
     return outcomes.local(outcomes.alphas[0])
-
-
-def confusion(run: Run) -> pd.DataFrame:
-    """Return truth, predicted and share: percent of the answers for images of a class that are another class."""
-    answers = _answers(run)
-    shares = answers.groupby("truth")["predicted"].value_counts(normalize=True).mul(100).rename("share").reset_index()
-    return shares[shares["truth"] != shares["predicted"]].nlargest(MOST_CONFUSED, "share")
 
 
 def client_by_class(run: Run) -> pd.DataFrame:

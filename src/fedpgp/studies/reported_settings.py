@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedpgp.aggregators import AGGREGATORS
-from fedpgp.config import SECTIONS, ExperimentConfig, reason
+from fedpgp.config import SECTIONS, ExperimentConfig, value_error
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.optimization import effective
 from fedpgp.federation.settings import FederationConfig
@@ -97,13 +97,8 @@ def stated_settings(tables: Mapping[str, Mapping[str, Any]], place: str) -> dict
             try:
                 stated[f"{section}.{key}"] = getattr(models[section](**{key: value}), key)
             except ValidationError as error:
-                detail = error.errors()[0]
-                raise ConfigError(
-                    f"the value {reason(detail)}",
-                    where=where,
-                    got=detail["input"],
-                    remedy='Correct it, or describe it with {not_expressible = "in words"}',
-                ) from error
+                remedy = 'Correct it, or describe it with {not_expressible = "in words"}'
+                raise value_error(error.errors()[0], where, remedy) from error
     return stated
 
 

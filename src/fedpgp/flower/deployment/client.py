@@ -12,7 +12,7 @@ from platformdirs import user_state_path
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedpgp.config import ExperimentConfig, allowed, load_config, with_device
+from fedpgp.config import ExperimentConfig, load_config, value_error, with_device
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.flower.deployment.app_policy import names
@@ -74,8 +74,7 @@ class NodeSettings:
                 raise ConfigError("this setting is missing", where=where, remedy=remedy) from error
             if key not in known:
                 raise ConfigError("there is no such setting", where=where, remedy=nearest(key, known)) from error
-            expected, remedy = allowed(detail) or detail["msg"], f"Correct {key} in node.toml"
-            raise ConfigError(where=where, allowed=expected, got=detail["input"], remedy=remedy) from error
+            raise value_error(detail, where, f"Correct {key} in node.toml") from error
 
     @property
     def states(self) -> Path:

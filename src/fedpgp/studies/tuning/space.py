@@ -15,7 +15,7 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from fedpgp.config import parse_change, reason
+from fedpgp.config import parse_change, value_error
 from fedpgp.errors import ConfigError, combined, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
@@ -190,10 +190,5 @@ def _check(method: Method, field: str, values: Sequence[Any], where: str) -> Non
         try:
             dataclasses.replace(method, **{field: value})
         except ValidationError as error:
-            detail = error.errors()[0]
-            raise ConfigError(
-                f"the value {reason(detail)}",
-                where=where,
-                got=detail["input"],
-                remedy=f"Search only values that {method.name} allows",
-            ) from error
+            remedy = f"Search only values that {method.name} allows"
+            raise value_error(error.errors()[0], where, remedy) from error
