@@ -86,9 +86,9 @@ def test_two_data_sets_of_one_name_are_told_apart(command: Command, tmp_path: Pa
 
 def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     code, _, told = command("clear", "--stale", "--yes")
-    assert (code, told) == (0, f"Removed 2 of 2 entries from {tmp_path}.\n")
+    assert code == 0 and told.startswith(f"Removed 2 of 2 entries from {tmp_path}.\n")
     assert {row.state for row in entries(tmp_path)} == {"current", "unfinished"}
-    assert command("clear", "--stale", "--yes")[2].endswith(f"nothing to remove in {tmp_path}.\n")
+    assert command("clear", "--stale", "--yes")[2].startswith("There is nothing to remove")
 
 
 def test_clear_removes_only_what_this_library_wrote(

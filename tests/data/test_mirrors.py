@@ -137,4 +137,5 @@ def test_command_says_how_to_go_on(mirror, tmp_path, command):
     ended = command("data", "get", "pacs", "--to", str(tmp_path / "sets"))
     assert ended.code == 0
     said = " ".join(ended.out.split())
-    assert f"fedpgp run --method fedpgp --data pacs --set data.root={tmp_path / 'sets'}" in said
+    assert f"--data pacs --set data.root={tmp_path / 'sets'}" in said
+    assert ended.err.endswith(f"Next: fedpgp data check {tmp_path / 'sets' / 'pacs'}\n")

@@ -145,17 +145,17 @@ def test_each_position_of_the_slider_is_more_uneven_than_the_one_before(stage):
 @pytest.mark.parametrize(
     ("given", "fields"),
     [
-        ({"mu": -1}, {"problem": "mu must be greater than or equal to 0"}),
-        ({"mu": "1"}, {"problem": "mu must be a number"}),
-        ({"bottleneck": 17}, {"problem": "bottleneck must be less than or equal to 16"}),
-        ({"heterogeneity": 9}, {"problem": "heterogeneity must be less than 5"}),
-        ({"rounds": 10**9}, {"problem": "rounds must be less than or equal to 30"}),
-        ({"data": "/etc"}, {"problem": "data"}),
-        (["mu"], {"allowed": "object", "got": ["mu"]}),
+        ({"mu": -1}, {"where": "mu", "allowed": "greater than or equal to 0", "got": -1}),
+        ({"mu": "1"}, {"where": "mu", "allowed": "a number", "got": "1"}),
+        ({"bottleneck": 17}, {"where": "bottleneck", "allowed": "less than or equal to 16"}),
+        ({"heterogeneity": 9}, {"where": "heterogeneity", "allowed": "less than 5"}),
+        ({"rounds": 10**9}, {"where": "rounds", "allowed": "less than or equal to 30"}),
+        ({"data": "/etc"}, {"where": "data"}),
+        (["mu"], {"where": "settings", "allowed": "object", "got": ["mu"]}),
     ],
 )
 def test_invalid_settings_are_refused_with_their_names(visitor, given, fields):
-    with raises(ConfigError, where="settings", **fields) as caught:
+    with raises(ConfigError, **fields) as caught:
         choices_of(given)
     refused = visitor.post("/api/start", json=given)
     assert (refused.status_code, refused.json()["error"]) == (422, str(caught.value))

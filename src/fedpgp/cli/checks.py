@@ -25,7 +25,6 @@ PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "
 EXTRAS = {  # extra -> what its packages enable
     "flower": "federations on Flower",
     "privacy": "dp-fpl, and the epsilon of a run",
-    "report": "fedpgp report",
     "tracking": "MLflow, TensorBoard, Weights & Biases",
     "onnx": "fedpgp export --format onnx",
     "demo": "fedpgp demo",
