@@ -36,7 +36,8 @@ class Demo:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(20) == 0
         self.process.stdout.close()
-        assert self._err.read_text() == "fedpgp demo has stopped.\n"
+        told = ["fedpgp: loading libraries …", "fedpgp demo has stopped.", "Next: fedpgp compare"]
+        assert self._err.read_text(encoding="utf-8").splitlines() == told
 
 
 class Cable(socketserver.ThreadingTCPServer):

@@ -93,7 +93,7 @@ def test_the_commands_of_the_page_on_runs_work(small, pictograms, cache, command
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(f"photos/{i}.png", folder)
     lines = "".join(re.findall(r"```console\n(.*?)```", USING, flags=re.DOTALL)).splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 11
     for line in lines:
         if not line.startswith("$ pip"):
             run(command, line)
