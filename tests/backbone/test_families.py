@@ -276,7 +276,7 @@ def test_code_in_a_checkpoint_is_not_run_nor_asked_about(place, tmp_path, open_c
     content |= {"model_type": "unknown", "tokenizer_class": "Evil"}
     content["auto_map"] = {"AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
     (tmp_path / place).write_text(json.dumps(content))
-    with raises(CheckpointError, where=str(tmp_path), problem="OpenCLIP cannot read it"):
+    with raises(CheckpointError, where=str(tmp_path)):
         load_backbone(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

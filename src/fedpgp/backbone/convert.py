@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedpgp.backbone.resnet import COUNT, RESNET, STRIDE, ResNetTower
+from fedpgp.backbone import limits
+from fedpgp.backbone.resnet import COUNT, RESNET, STAGES, STRIDE, ResNetTower
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def to_clip_model(
         return {
             "hidden_size": width,
             "intermediate_size": len(named[f"{tower}.encoder.layers.0.mlp.fc1.weight"]),
-            "num_hidden_layers": 1 + max(int(name.split(".")[3]) for name in named if name.startswith(f"{tower}.enc")),
+            "num_hidden_layers": _layers(named, f"{tower}.encoder.layers.", where),
             "num_attention_heads": heads,
             "hidden_act": "quick_gelu" if quick_gelu else "gelu",
         }
@@ -107,7 +108,10 @@ def to_clip_model(
         }
         projection = named["visual_projection.weight"]  # [D, w]
         if resnet:
-            tower = ResNetTower.of(named)
+            for stage in range(1, STAGES + 1):
+                _layers(named, f"vision_model.layer{stage}.", where)
+            with torch.device("meta"):
+                tower = ResNetTower.of(named)
             vision = {"hidden_size": projection.shape[1], "image_size": tower.side * STRIDE}
             vision |= {"num_hidden_layers": 0, "num_attention_heads": 1}
         else:
@@ -130,10 +134,17 @@ def to_clip_model(
             where=f"checkpoint {where}",
             remedy=AGAIN,
         )
-    model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
-    if resnet:
-        model.vision_model, model.visual_projection = tower, nn.Linear(projection.shape[1], features)
-    _check_shapes(model.state_dict(), named, where)
+
+    def build() -> Any:
+        model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
+        if resnet:
+            model.vision_model = ResNetTower.of(named)
+            model.visual_projection = nn.Linear(projection.shape[1], features)
+        return model
+
+    with torch.device("meta"):  # the shapes of a few weights must not determine how much memory is taken
+        _check_shapes(build().state_dict(), named, where)
+    model = build()
     model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=False)
     return model
 
@@ -178,7 +189,7 @@ def text_state(
         config = CLIPTextConfig(
             hidden_size=tokens.shape[1],
             intermediate_size=len(state["text_model.encoder.layers.0.mlp.fc1.weight"]),
-            num_hidden_layers=1 + max(int(name.split(".")[3]) for name in state if name.startswith("text_model.enc")),
+            num_hidden_layers=_layers(state, "text_model.encoder.layers.", where),
             num_attention_heads=heads,
             hidden_act="quick_gelu" if quick_gelu else "gelu",
             vocab_size=len(tokens),
@@ -197,6 +208,17 @@ def text_state(
         expected: Any = CLIPTextModelWithProjection(config)
     _check_shapes(expected.state_dict(), state, where)
     return state, config
+
+
+def _layers(named: Mapping[str, Tensor], prefix: str, where: str) -> int:
+    """Return the number of layers whose weights start with a prefix; `_check_shapes` finds wrong numbers of layers."""
+    parts = prefix.count(".") + 1
+    layers = len({tuple(name.split(".")[:parts]) for name in named if name.startswith(prefix)})
+    if layers > limits.LAYERS:
+        raise CheckpointError(
+            where=f"{prefix} in checkpoint {where}", allowed=f"at most {limits.LAYERS} layers", got=layers, remedy=AGAIN
+        )
+    return layers
 
 
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

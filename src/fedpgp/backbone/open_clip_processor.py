@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedpgp.backbone.foreign_configs import check_normalization
+from fedpgp.backbone.foreign_files import AGAIN
 from fedpgp.errors import CheckpointError
 from fedpgp.runtime.files import write_json
 
@@ -67,6 +69,11 @@ class OpenClipProcessor:
                     got=known[key],
                     remedy="Download the checkpoint again",
                 )
+        check_normalization(known.get("mean"), known.get("std"), "OpenCLIP's config")
+        if type(known.get("fill_color", 0)) is not int:
+            raise CheckpointError(
+                where="preprocess_cfg.fill_color in OpenCLIP's config", allowed="an integer", remedy=AGAIN
+            )
         return cls({**DEFAULTS, **known, "size": size})
 
     def __call__(

@@ -10,7 +10,7 @@ import pickletools
 from io import BytesIO
 from typing import Any, NamedTuple
 
-OPERATIONS = 2_000_000  # most operations of a pickle; CIFAR-100 has 250,000, and each may take 200 bytes of memory
+OPERATIONS = 2_000_000  # most operations of a pickle; CIFAR-100 has 200,000, and each may take 200 bytes of memory
 LARGEST_KEY = 2**31  # largest integer key of a dictionary; larger keys could be chosen so that their hashes collide
 VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
