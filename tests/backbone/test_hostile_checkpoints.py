@@ -23,6 +23,7 @@ from fedpgp.errors import CheckpointError
 
 STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"  # a persistent id; %s: the number of values
 TOKENIZER = "tokenizer.json"
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 
 
 @pytest.fixture
@@ -328,8 +329,12 @@ def test_a_header_larger_than_the_limits_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', "[]", "{", '{"a": ' + "[" * 9999, '{"a": ' + "9" * 5000 + "}", "\xff"],
-)  # fmt: skip
+    [
+        *('{"a": 1, "a": 2}', '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', "[]", "{", "\xff"),
+        '{"a": ' + "[" * 9999,
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+)
 def test_json_that_libraries_read_differently_is_refused(text):
     with pytest.raises(ValueError, match=r"."):
         parse(text.encode("latin1"))
@@ -367,9 +372,11 @@ def test_values_of_a_config_outside_the_limits_are_refused(section, key, value, 
 
 @pytest.mark.parametrize(
     "change",
-    [{"hidden_size": "128"}, {"num_hidden_layers": 1.5}, {"num_attention_heads": 0}, {"hidden_act": "what"}, {"vocab_size": True}]
-    + [{"num_hidden_layers": [3]}, {"eos_token_id": "x"}, {"layer_norm_eps": None}],
-)  # fmt: skip
+    [
+        *({"hidden_size": "128"}, {"num_hidden_layers": 1.5}, {"num_attention_heads": 0}, {"hidden_act": "what"}),
+        *({"vocab_size": True}, {"num_hidden_layers": [3]}, {"eos_token_id": "x"}, {"layer_norm_eps": None}),
+    ],
+)
 def test_values_of_another_type_are_refused_in_a_line(change, copy):
     edit(copy / "config.json", lambda content: content["text_config"].update(change))
     with raises(CheckpointError, where=str(copy)) as error:
@@ -415,13 +422,19 @@ def test_the_shapes_of_a_few_weights_take_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        (lambda content: content.update(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 99}), "replacements"),
-        (lambda content: content.update(normalizer={"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 9}), "replacements"),
-        (lambda content: content.update(normalizer={"type": "Replace", "pattern": {"Regex": "(a+)+x"}, "content": "a"}), "regular expression"),
+        (lambda content: content.update(normalizer=REPLACE | {"content": "a" * 99}), "replacements"),
+        (
+            lambda content: content.update(normalizer={"type": "Sequence", "normalizers": [REPLACE] * 9}),
+            "replacements",
+        ),
+        (
+            lambda content: content.update(normalizer=REPLACE | {"pattern": {"Regex": "(a+)+x"}}),
+            "regular expression",
+        ),
         (lambda content: content.update(padding={"strategy": {"Fixed": 10**10}}), "number"),
         (lambda content: content["model"].update(dropout=0.5), "dropout"),
     ],
-)  # fmt: skip
+)
 def test_a_tokenizer_that_takes_memory_or_time_is_refused(change, where, copy):
     edit(copy / TOKENIZER, change)
     with raises(CheckpointError, where=where):
@@ -441,7 +454,7 @@ def test_a_token_beyond_the_vocabulary_of_the_text_tower_is_refused(copy):
 PUBLISHED = [
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)",
     r" {2,}",
     r"\s+",
 ]
@@ -454,9 +467,11 @@ def test_the_expressions_of_published_tokenizers_are_accepted(expression):
 
 @pytest.mark.parametrize(
     "expression",
-    ["(a*)*b", "(a|aa)+b", "(?:a+){9}b", "a*a*a*b", "(a|a)(a|a)(a|a)b", "a?a?a?a?a?a?aaaaaa", r"(a)\1", "x" * 1001]
-    + [r"(?<n>a)\k<n>", r"[a](\w+\s?)*$", "(((((a", r"\\(a+)+"],
-)  # fmt: skip
+    [
+        *("(a*)*b", "(a|aa)+b", "(?:a+){9}b", "a*a*a*b", "(a|a)(a|a)(a|a)b", "a?a?a?a?a?a?aaaaaa", r"(a)\1"),
+        *("x" * 1001, r"(?<n>a)\k<n>", r"[a](\w+\s?)*$", "(((((a", r"\\(a+)+"),
+    ],
+)
 def test_expressions_that_may_take_exponential_time_are_refused(expression):
     with raises(CheckpointError, where="regular expression"):
         check_expression(expression, Path("x"))
@@ -471,6 +486,7 @@ def test_expressions_that_may_take_exponential_time_are_refused(expression):
         ({"image_std": [0, 0, 0]}, "std"),
         ({"resample": 99}, ""),
         ({"do_resize": "x" * 999}, "do_resize"),
+        ({"do_center_crop": False}, "checkpoint"),
     ],
 )
 def test_a_false_processor_is_refused(change, where, copy):

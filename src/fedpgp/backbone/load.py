@@ -141,7 +141,7 @@ def _load(name: str, precision: str, device: str, patches: str) -> Backbone:
 
 def _check_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
     """Raise CheckpointError if the processor makes images of another size than the image tower reads."""
-    picture = Image.new("RGB", (2 * size[0] + 1, 2 * size[1]))
+    picture = Image.new("RGB", (3 * size[0] + 1, 2 * size[1]))  # far from square, so that it must be cropped
     height, width = checkpoint.processor(images=[picture], return_tensors="np")["pixel_values"].shape[-2:]
     if (width, height) != size:
         raise CheckpointError(
