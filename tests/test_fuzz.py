@@ -24,7 +24,9 @@ def test_only_errors_of_our_own_occur(kind, tmp_path, monkeypatch):
 
 
 def test_faults_and_memory_that_was_taken_are_reported(monkeypatch, tmp_path):
-    def attack(draw, numbers=itertools.count()):
+    numbers = itertools.count()
+
+    def attack(draw):
         if (number := next(numbers)) == 1:
             raise ValueError("a fault")
         if number == 2:

@@ -43,7 +43,7 @@ def trials(kind: str, seed: int, numbers: Iterator[int], directory: Path) -> Ite
         except FedPGPError as error:
             cause = repr(error.__cause__)
             yield number, f"takes too much memory: {cause}" if any(word in cause for word in TOO_LARGE) else "refused"
-        except BaseException as error:  # a panic in Rust is no Exception
+        except BaseException as error:  # a panic in Rust is not an Exception
             if isinstance(error, KeyboardInterrupt):
                 raise
             yield number, traceback.format_exc(limit=-4)

@@ -19,7 +19,9 @@ from fedpgp.backbone.archive import read_tensors
 from fedpgp.backbone.files import licence_of
 from fedpgp.backbone.foreign_files import parse
 from fedpgp.backbone.foreign_tokenizers import check_expression
+from fedpgp.data.sources import cifar
 from fedpgp.errors import CheckpointError
+from fedpgp.runtime.unpickle import OPERATIONS
 
 STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"  # a persistent id; %s: the number of values
 TOKENIZER = "tokenizer.json"
@@ -502,3 +504,12 @@ def test_a_model_card_takes_no_memory(tmp_path):
     started = time.monotonic()
     assert licence_of(tmp_path) == "not stated"
     assert time.monotonic() - started < 1
+
+
+def test_the_limits_are_in_the_documentation():
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    names = [name for name in vars(limits) if name.isupper() and name != "SHOWN"]
+    constants = {name: getattr(limits, name) for name in names}
+    constants |= {"OPERATIONS": OPERATIONS, "LARGEST": cifar.LARGEST, "LARGEST_ARCHIVE": cifar.LARGEST_ARCHIVE}
+    for name, value in constants.items():
+        assert f"| {value:,} | `{name}` |" in text

@@ -93,7 +93,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
         return backbone
     except FedPGPError:
         raise
-    except BaseException as error:  # foreign files make libraries raise anything; a panic in Rust is no Exception
+    except BaseException as error:  # foreign files make libraries raise anything; a panic in Rust is not an Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
         raise CheckpointError(
