@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from fedpgp.backbone import limits, load_backbone
 from fedpgp.backbone.archive import read_tensors
 from fedpgp.backbone.files import licence_of
+from fedpgp.backbone.foreign_configs import check_images, check_values
 from fedpgp.backbone.foreign_files import parse
 from fedpgp.backbone.foreign_tokenizers import check_expression
 from fedpgp.data.sources import cifar
@@ -392,6 +393,32 @@ def test_a_model_much_larger_than_its_weights_takes_no_memory(copy):
         load_backbone(str(copy))
 
 
+def test_images_of_many_pixels_or_patches_are_refused(copy):
+    with raises(CheckpointError, where="images in", allowed="2,048 × 2,048 pixels"):
+        check_images((2049, 8), 8, "x")
+    edit(copy / "config.json", lambda content: content["vision_config"].update(image_size=90, patch_size=1))
+    weights = load_file(copy / "model.safetensors")
+    weights["vision_model.embeddings.position_embedding.weight"] = torch.zeros(8101, 160).half()
+    weights["vision_model.embeddings.patch_embedding.weight"] = torch.zeros(160, 3, 1, 1).half()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with raises(CheckpointError, where="images in", got="90 × 90 pixels and 8,100 patches"):
+        load_backbone(str(copy))
+
+
+def test_a_text_of_many_positions_is_refused(tmp_path):
+    weights = {"token_embedding.weight": torch.zeros(1, 64), "positional_embedding": torch.zeros(10_000, 1)}
+    weights |= {"transformer.resblocks.0.mlp.c_fc.weight": torch.zeros(1)}
+    save_file(weights, tmp_path / "x.safetensors")
+    with raises(CheckpointError, where="positional_embedding", got=10_000):
+        load_backbone(str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("key", ["encoder_layers", "num_decoder_layers", "num_layers", "layers"])
+def test_every_number_of_layers_has_the_limit(key):
+    with raises(CheckpointError, where=key, got=limits.LAYERS + 1):
+        check_values({"text_cfg": {key: limits.LAYERS + 1}}, Path("x"))
+
+
 @pytest.mark.parametrize("first", ["transformer.resblocks.", "visual.transformer.resblocks."])
 def test_layers_are_counted_before_they_are_created(first, tmp_path):
     names = ["token_embedding.weight", "positional_embedding", "visual.proj", f"{first}0.mlp.c_fc.weight"]
@@ -484,6 +511,7 @@ def test_expressions_that_may_take_exponential_time_are_refused(expression):
     [
         ({"size": {"shortest_edge": 10**6}}, "shortest_edge"),
         ({"crop_size": {"height": -5, "width": 10}}, "height"),
+        ({"crop_size": {"height": 24, "width": 10**6}}, "width"),
         ({"image_mean": [0.5, "x", 0.5]}, "mean"),
         ({"image_std": [0, 0, 0]}, "std"),
         ({"resample": 99}, ""),

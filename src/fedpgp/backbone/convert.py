@@ -102,7 +102,7 @@ def to_clip_model(
         text = {
             **transformer("text_model", tokens.shape[1], text_heads or tokens.shape[1] // HEAD),
             "vocab_size": len(tokens),
-            "max_position_embeddings": len(named["text_model.embeddings.position_embedding.weight"]),
+            "max_position_embeddings": _positions(named, where),
             "bos_token_id": START,
             "eos_token_id": END,
         }
@@ -193,7 +193,7 @@ def text_state(
             num_attention_heads=heads,
             hidden_act="quick_gelu" if quick_gelu else "gelu",
             vocab_size=len(tokens),
-            max_position_embeddings=len(state["text_model.embeddings.position_embedding.weight"]),
+            max_position_embeddings=_positions(state, where),
             projection_dim=len(state["text_projection.weight"]),
             bos_token_id=len(tokens) - 2,
             eos_token_id=len(tokens) - 1,
@@ -208,6 +208,19 @@ def text_state(
         expected: Any = CLIPTextModelWithProjection(config)
     _check_shapes(expected.state_dict(), state, where)
     return state, config
+
+
+def _positions(named: Mapping[str, Tensor], where: str) -> int:
+    """Return the number of positions of the text tower."""
+    positions = len(named["text_model.embeddings.position_embedding.weight"])
+    if positions > limits.POSITIONS:
+        raise CheckpointError(
+            where=f"positional_embedding in checkpoint {where}",
+            allowed=f"of at most {limits.POSITIONS:,} positions",
+            got=positions,
+            remedy=AGAIN,
+        )
+    return positions
 
 
 def _layers(named: Mapping[str, Tensor], prefix: str, where: str) -> int:

@@ -11,7 +11,7 @@ from fedpgp import assets
 from fedpgp.backbone import efficientnet, limits, open_clip_models
 from fedpgp.backbone.archive import read_weights
 from fedpgp.backbone.convert import HEAD, to_clip_model
-from fedpgp.backbone.foreign_configs import check_values, model_type_of
+from fedpgp.backbone.foreign_configs import check_images, check_values, model_type_of
 from fedpgp.backbone.foreign_files import content_of, inside, read_json
 from fedpgp.backbone.foreign_tokenizers import TOKENIZER_FILES, largest_token, staged
 from fedpgp.backbone.open_clip_processor import OpenClipProcessor
@@ -27,6 +27,7 @@ CARD = "README.md"
 LICENCE = re.compile(r"""^license:[ \t]*["']?([\w.+-]{1,80})["']?[ \t]*$""", re.MULTILINE)
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+PATCH = 16  # pixels of a patch in OpenCLIP's image tower if its config does not state them
 TEXT_HEADS = 8  # heads of OpenCLIP's text tower if its config does not state them
 HUB_PREFIX = "hf-hub:"  # marks a hub id whose OpenCLIP files must be read
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
@@ -185,6 +186,7 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
         height, width = (size, size) if isinstance(size, int) else map(int, size)
         quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
         vision_head = int(vision.get("head_width", HEAD))
+        check_images((width, height), int(vision.get("patch_size") or PATCH), str(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"this is not a config of OpenCLIP ({first_line(error)})", where=str(file), remedy="Download it again"

@@ -17,17 +17,14 @@ from fedpgp.backbone.foreign_files import AGAIN, read_json
 from fedpgp.errors import CheckpointError
 
 SECTIONS = {"text_config": "Text", "vision_config": "Vision"}  # part of the name of their class
-LARGEST = {  # limits of single keys, in the names of transformers and OpenCLIP
-    "num_hidden_layers": limits.LAYERS,
-    "num_layers": limits.LAYERS,
-    "layers": limits.LAYERS,
+LARGEST = {  # limits of keys in configs of transformers and OpenCLIP; keys that end with "layers" have another
     "image_size": limits.SIDE,
     "size": limits.SIDE,
     "crop_size": limits.SIDE,
+    "pad_size": limits.SIDE,
     "shortest_edge": limits.SIDE,
     "longest_edge": limits.SIDE,
     "height": limits.SIDE,
-    "width": limits.NUMBER,
     "num_patches": limits.PATCHES,
     "max_num_patches": limits.PATCHES,
     "max_position_embeddings": limits.POSITIONS,
@@ -43,8 +40,19 @@ PROCESSOR_KEYS |= {"do_pad", "pad_size", "default_to_square", "use_square_size"}
 TEXT_MODELS = ("bert", "roberta", "xlm-roberta", "mt5", "t5", "m2m_100")  # text towers that OpenCLIP reads
 
 
-def check_values(content: Mapping[str, Any], file: Path, depth: int = DEPTH) -> None:
+def check_values(content: Mapping[str, Any], file: Path, depth: int = DEPTH, most: int = limits.NUMBER) -> None:
     """Check the values of a config.
+
+    Parameters
+    ----------
+    content
+        The keys and values.
+    file
+        The file, for messages.
+    depth
+        Number of objects and lists that may be within each other.
+    most
+        Largest number, if there is no smaller limit for its key.
 
     Raises
     ------
@@ -52,33 +60,30 @@ def check_values(content: Mapping[str, Any], file: Path, depth: int = DEPTH) -> 
         If a number is negative or larger than its limit, or a text is too long.
     """
     for key, value in content.items():
-        if not _allowed(key, value, file, depth):
-            most = LARGEST.get(key, limits.NUMBER)
+        limit = min(most, limits.LAYERS if key.endswith("layers") else LARGEST.get(key, most))
+        if not _allowed(key, value, file, depth, limit):
             raise CheckpointError(
                 where=f"{key[: limits.SHOWN]} in {file}",
-                allowed=f"a number from 0 to {most:,}, a text of at most {limits.TEXT} characters, or a short list or"
+                allowed=f"a number from 0 to {limit:,}, a text of at most {limits.TEXT} characters, or a short list or"
                 " object of them",
                 got=value if isinstance(value, int | float) else type(value).__name__,
                 remedy=AGAIN,
             )
 
 
-def _allowed(key: str, value: Any, file: Path, depth: int) -> bool:
+def _allowed(key: str, value: Any, file: Path, depth: int, most: int) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, int | float):
         least = -limits.NUMBER if isinstance(value, float) or key in MAY_BE_NEGATIVE else -1  # -1 often means none
-        return least <= value <= LARGEST.get(key, limits.NUMBER)
+        return least <= value <= most
     if isinstance(value, str):
         return len(value) <= limits.TEXT
     if depth == 0 or len(value) > limits.LAYERS:
         return False
     if isinstance(value, list):
-        numbers = [each for each in value if isinstance(each, int)]
-        return sum(numbers) <= LARGEST.get(key, limits.NUMBER) * len(value) and all(
-            _allowed(key, each, file, depth - 1) for each in value
-        )
-    check_values(value, file, depth - 1)
+        return all(_allowed(key, each, file, depth - 1, most) for each in value)
+    check_values(value, file, depth - 1, most)
     return True
 
 
@@ -204,6 +209,24 @@ def check_normalization(mean: Any, deviation: Any, where: str) -> None:
                 allowed=f"three numbers from {least:g} to {limits.SIDE}",
                 remedy=AGAIN,
             )
+
+
+def check_images(size: tuple[int, int], patch: int, where: str) -> None:
+    """Check the size of the images that a tower reads, in pixels, and the number of their patches.
+
+    Raises
+    ------
+    CheckpointError
+        If one is larger than its limit.
+    """
+    patches = (size[0] // max(1, patch)) * (size[1] // max(1, patch))
+    if max(size) > limits.SIDE or patches > limits.PATCHES:
+        raise CheckpointError(
+            where=f"images in {where}",
+            allowed=f"of at most {limits.SIDE:,} × {limits.SIDE:,} pixels and {limits.PATCHES:,} patches",
+            got=f"{size[0]} × {size[1]} pixels and {patches:,} patches",
+            remedy=AGAIN,
+        )
 
 
 def check_room(build: Any, weights: Mapping[str, torch.Tensor], where: Path) -> None:

@@ -2,7 +2,7 @@
 
 LAYERS = 256  # of a tower; the deepest published tower has 64, and each takes milliseconds to create
 SIDE = 2048  # pixels in height and width of an image tower; published towers read at most 1,024
-PATCHES = 4096  # patches of an image in a tower for images of any shape; published towers read at most 1,024
+PATCHES = 4096  # patches of an image; published towers read at most 1,024, and attention needs the square in memory
 POSITIONS = 8192  # of a text tower; published towers have at most 514
 VOCABULARY = 1 << 20  # tokens; published tokenizers have at most 256,000
 NUMBER = 1 << 20  # largest number in a config, such as a width; published configs have none above a vocabulary

@@ -28,6 +28,7 @@ from fedpgp.backbone.files import (
     read_open_clip,
     read_own_tokenizer,
 )
+from fedpgp.backbone.foreign_configs import check_images
 from fedpgp.backbone.foreign_tokenizers import largest_token
 from fedpgp.backbone.general_image import GeneralImageEncoder
 from fedpgp.backbone.general_text import GeneralTextEncoder
@@ -125,8 +126,10 @@ def _load(name: str, precision: str, device: str, patches: str) -> Backbone:
         checkpoint = converted([path], dtype) if path.is_file() else read_transformers(name, path, dtype)
     model = _moved(checkpoint.model, device)
     _check_patches(patches, isinstance(model.vision_model, ResNetTower))
+    size = transformers_models.image_size(model.config, checkpoint.processor)
+    check_images(size, model.config.vision_config.patch_size, f"checkpoint {name}")
     if model.config.model_type != "siglip2":
-        _check_size(checkpoint, transformers_models.image_size(model.config, checkpoint.processor))
+        _check_size(checkpoint, size)
     if model.config.model_type != "clip":
         return _of_transformers(model, checkpoint, products, licence)
     return Backbone(
