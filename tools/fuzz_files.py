@@ -223,7 +223,7 @@ def safetensors(directory: Path) -> Attack:
             file.write_bytes(damaged(content, draw))
         else:
             text = changed(header, draw)
-            size = draw.choice((len(text), len(text), len(text), 2**40, 0, len(text) - 1))
+            size = draw.choice((len(text), len(text), len(text), 2**40, 0, len(text) // 2))
             file.write_bytes(struct.pack("<Q", size) + text + data)
         for value in read_tensors(file).values():
             value.float().sum()
@@ -265,6 +265,34 @@ def _file_of(checkpoint: str, *names: str) -> Callable[[Path], Attack]:
     return prepare
 
 
+def sentence_pieces(directory: Path) -> Attack:
+    """SentencePiece's models, with a small SigLIP."""
+    import sentencepiece
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel, SiglipTokenizer
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = size | {"vocab_size": 64, "max_position_embeddings": 64, "projection_size": 16}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=size | {"image_size": 16, "patch_size": 8}))
+    model.save_pretrained(directory)
+    SiglipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(directory)
+    words = ["a photo of an ant", "fire engines in boxes", "the quick brown fox jumps over lazy dogs"] * 9
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "pad_piece": "<pad>"}
+    where = str(directory / "spiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_prefix=where, vocab_size=50, hard_vocab_limit=False, minloglevel=2, **ids
+    )
+    SiglipTokenizer(f"{where}.model", model_max_length=64, model_input_names=["input_ids"]).save_pretrained(directory)
+    (directory / "tokenizer.json").unlink(missing_ok=True)
+    content = (directory / "spiece.model").read_bytes()
+
+    def attack(draw: random.Random) -> None:
+        (directory / "spiece.model").write_bytes(damaged(content, draw))
+        backbone = load_backbone(str(directory))
+        backbone.template_features("a photo of a {}.", ["ant", "fire engine"])
+
+    return attack
+
+
 KINDS: dict[str, Callable[[Path], Attack]] = {
     "cifar": cifar,
     "tensors": tensors,
@@ -273,6 +301,18 @@ KINDS: dict[str, Callable[[Path], Attack]] = {
     "processor": _file_of("pictoclip", "preprocessor_config.json"),
     "tokenizer": _file_of("pictoclip", "tokenizer.json", "tokenizer_config.json"),
     "index": _file_of("pictoclip", "model.safetensors.index.json"),
+    "sentence-pieces": sentence_pieces,
     "open-clip": _file_of("photoclip", "open_clip_config.json", "tokenizer_config.json"),
 }
-GROUPS = {"checkpoints": ["tensors", "safetensors", "config", "processor", "tokenizer", "index", "open-clip"]}
+GROUPS = {
+    "checkpoints": [
+        "tensors",
+        "safetensors",
+        "config",
+        "processor",
+        "tokenizer",
+        "sentence-pieces",
+        "index",
+        "open-clip",
+    ]
+}
