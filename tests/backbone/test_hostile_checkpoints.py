@@ -18,7 +18,7 @@ from fedpgp.backbone import limits, load_backbone
 from fedpgp.backbone.archive import read_tensors
 from fedpgp.backbone.files import licence_of
 from fedpgp.backbone.foreign_configs import check_images, check_values
-from fedpgp.backbone.foreign_files import parse
+from fedpgp.backbone.foreign_files import inside, parse
 from fedpgp.backbone.foreign_tokenizers import check_expression
 from fedpgp.data.sources import cifar
 from fedpgp.errors import CheckpointError
@@ -144,6 +144,9 @@ def test_the_links_in_the_cache_of_the_hub_are_followed(copy, tmp_path):
         shutil.copyfile(file, blobs / str(number))
         (home / file.name).symlink_to(Path("../../blobs") / str(number))
     assert load_backbone(str(home)).fingerprint == load_backbone(str(copy)).fingerprint
+    (home / "text").mkdir()
+    (home / "text" / "config.json").symlink_to(Path("../../../blobs/0"))
+    assert inside(home / "text" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["config.json", "other.json", "tokenizer.json", "README.md"])

@@ -28,7 +28,8 @@ def inside(file: Path) -> Path:
         If the file is not a regular file, or is elsewhere.
     """
     directory, target = file.parent.resolve(), file.resolve()
-    homes = [directory, directory.parent.parent / "blobs"] if directory.parent.name == "snapshots" else [directory]
+    cached = (place.parent / "blobs" for place in directory.parents if place.name == "snapshots")
+    homes = [directory, *cached]
     if not any(home in target.parents for home in homes):
         raise CheckpointError(
             f"it is a link to {target}, outside of the checkpoint",

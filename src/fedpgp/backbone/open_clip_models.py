@@ -132,7 +132,7 @@ def _text_config(directory: Path, config: Mapping[str, Any]) -> Path | None:
     if not name:
         return None
     file = directory / name / "config.json"
-    if file.is_file() and directory.resolve() in file.resolve().parents:
+    if file.is_file() and directory.resolve() in file.parent.resolve().parents:
         return inside(file)
     from huggingface_hub import hf_hub_download
 
