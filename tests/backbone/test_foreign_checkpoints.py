@@ -338,7 +338,7 @@ def test_transformers_older_files_are_read_and_run_nothing(
     assert load_backbone(str(where)).fingerprint != before
     target = tmp_path / "done"
     torch.save({"a": Malicious(str(target))}, where / names[0])
-    with raises(CheckpointError, where=str(where), problem="cannot be read"):
+    with raises(CheckpointError, where=str(where), problem="contains more than tensors"):
         load_backbone(str(where))
     assert not target.exists()
 
@@ -433,16 +433,17 @@ def test_an_archive_cannot_change_our_objects(what, state, tmp_path):
         load_backbone(str(tmp_path / "x.pt"))
     from collections import OrderedDict
 
-    from fedpgp.backbone import archive as ours
+    from fedpgp.backbone import torch_files as ours
+    from fedpgp.runtime.unpickle import Name
 
-    for one in (ours._Module, ours._value, torch._utils._rebuild_tensor_v2, OrderedDict):
+    for one in (ours._Module, ours.View, Name, torch._utils._rebuild_tensor_v2, OrderedDict):
         assert not hasattr(one, "marked")
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (None, "failed locating file data.pkl"),
+        (None, "no data.pkl"),
         (b"\x80\x02c__torch__.x\nModule\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.", "recursion"),
         (b"\x80\x02c__torch__.x\nModule\n)\x81}b.", "no module with tensors"),
     ],

@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from fedpgp.backbone.resnet import COUNT, RESNET, STRIDE, ResNetTower
+from fedpgp.backbone import limits
+from fedpgp.backbone.resnet import COUNT, RESNET, STAGES, STRIDE, ResNetTower
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def to_clip_model(
         return {
             "hidden_size": width,
             "intermediate_size": len(named[f"{tower}.encoder.layers.0.mlp.fc1.weight"]),
-            "num_hidden_layers": 1 + max(int(name.split(".")[3]) for name in named if name.startswith(f"{tower}.enc")),
+            "num_hidden_layers": _layers(named, f"{tower}.encoder.layers.", where),
             "num_attention_heads": heads,
             "hidden_act": "quick_gelu" if quick_gelu else "gelu",
         }
@@ -100,13 +102,16 @@ def to_clip_model(
         text = {
             **transformer("text_model", tokens.shape[1], text_heads or tokens.shape[1] // HEAD),
             "vocab_size": len(tokens),
-            "max_position_embeddings": len(named["text_model.embeddings.position_embedding.weight"]),
+            "max_position_embeddings": _positions(named, where),
             "bos_token_id": START,
             "eos_token_id": END,
         }
         projection = named["visual_projection.weight"]  # [D, w]
         if resnet:
-            tower = ResNetTower.of(named)
+            for stage in range(1, STAGES + 1):
+                _layers(named, f"vision_model.layer{stage}.", where)
+            with torch.device("meta"):
+                tower = ResNetTower.of(named)
             vision = {"hidden_size": projection.shape[1], "image_size": tower.side * STRIDE}
             vision |= {"num_hidden_layers": 0, "num_attention_heads": 1}
         else:
@@ -129,11 +134,20 @@ def to_clip_model(
             where=f"checkpoint {where}",
             remedy=AGAIN,
         )
-    model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
-    if resnet:
-        model.vision_model, model.visual_projection = tower, nn.Linear(projection.shape[1], features)
-    expected, given = ({name: tuple(tensor.shape) for name, tensor in of.items()} for of in (model.state_dict(), named))
-    _check_shapes(expected, given, where)
+
+    def build() -> Any:
+        model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
+        if resnet:
+            model.vision_model = ResNetTower.of(named)
+            model.visual_projection = nn.Linear(projection.shape[1], features)
+        return model
+
+    with torch.device("meta"):  # the shapes of a few weights must not determine how much memory is taken
+        expected, given = (
+            {name: tuple(tensor.shape) for name, tensor in of.items()} for of in (build().state_dict(), named)
+        )
+        _check_shapes(expected, given, where)
+    model = build()
     model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=False)
     return model
 
@@ -178,11 +192,11 @@ def text_state(
         config = CLIPTextConfig(
             hidden_size=tokens.shape[1],
             intermediate_size=len(state["text_model.encoder.layers.0.mlp.fc1.weight"]),
-            num_hidden_layers=1 + max(int(name.split(".")[3]) for name in state if name.startswith("text_model.enc")),
+            num_hidden_layers=_layers(state, "text_model.encoder.layers.", where),
             num_attention_heads=heads,
             hidden_act="quick_gelu" if quick_gelu else "gelu",
             vocab_size=len(tokens),
-            max_position_embeddings=len(state["text_model.embeddings.position_embedding.weight"]),
+            max_position_embeddings=_positions(state, where),
             projection_dim=len(state["text_projection.weight"]),
             bos_token_id=len(tokens) - 2,
             eos_token_id=len(tokens) - 1,
@@ -193,7 +207,7 @@ def text_state(
             where=f"checkpoint {where}",
             remedy="Download it again",
         ) from error
-    _check_shapes(_text_shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
+    _check_shapes(_text_shapes(config), _shapes(state), where)
     return state, config
 
 
@@ -218,6 +232,30 @@ def _text_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _positions(named: Mapping[str, Tensor], where: str) -> int:
+    """Return the number of positions of the text tower."""
+    positions = len(named["text_model.embeddings.position_embedding.weight"])
+    if positions > limits.POSITIONS:
+        raise CheckpointError(
+            where=f"positional_embedding in checkpoint {where}",
+            allowed=f"of at most {limits.POSITIONS:,} positions",
+            got=positions,
+            remedy=AGAIN,
+        )
+    return positions
+
+
+def _layers(named: Mapping[str, Tensor], prefix: str, where: str) -> int:
+    """Return the number of layers whose weights start with a prefix; `_check_shapes` finds wrong numbers of layers."""
+    parts = prefix.count(".") + 1
+    layers = len({tuple(name.split(".")[:parts]) for name in named if name.startswith(prefix)})
+    if layers > limits.LAYERS:
+        raise CheckpointError(
+            where=f"{prefix} in checkpoint {where}", allowed=f"at most {limits.LAYERS} layers", got=layers, remedy=AGAIN
+        )
+    return layers
+
+
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return the weights under the names of transformers; raise CheckpointError for another kind of model."""
     given = {re.sub(r"^(module\.)?(text\.)?", "", name): tensor for name, tensor in weights.items()}
@@ -239,6 +277,10 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         else:
             named[name] = tensor.T.contiguous() if given_name in TRANSPOSED else tensor
     return named
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _check_shapes(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -185,7 +185,7 @@ class _Reader:
     def linear(self, name: str, before: int) -> nn.Linear:
         weight, bias = (self.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
         after = 0 if weight is None else len(weight)
-        made = nn.Linear(before, after, bias=bias is not None, dtype=torch.float64)
+        made = nn.Linear(before, after, bias=bias is not None, device="meta")  # before the shape is checked
         made.weight = nn.Parameter(self._take(f"{name}.weight", after, before), requires_grad=False)
         if bias is not None:
             made.bias = nn.Parameter(self._take(f"{name}.bias", after), requires_grad=False)

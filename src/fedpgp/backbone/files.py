@@ -1,6 +1,5 @@
 """Find and read the files of a checkpoint from a name, a directory or a hub id."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,27 +8,26 @@ from typing import Any, NamedTuple
 import torch
 
 from fedpgp import assets
-from fedpgp.backbone import efficientnet, open_clip_models
+from fedpgp.backbone import efficientnet, limits, open_clip_models
 from fedpgp.backbone.archive import read_weights
-from fedpgp.backbone.convert import END, HEAD, to_clip_model
+from fedpgp.backbone.convert import HEAD, to_clip_model
+from fedpgp.backbone.foreign_configs import check_images, check_values, model_type_of
+from fedpgp.backbone.foreign_files import content_of, inside, read_json
+from fedpgp.backbone.foreign_tokenizers import TOKENIZER_FILES, largest_token, staged
 from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.tokens import AnyTokenizer
-from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
 from fedpgp.runtime.files import exists
 
 PHOTOCLIP = "photoclip"
 EMBEDDED = (PHOTOCLIP, "pictoclip")
 TOKENIZER = "clip-tokenizer"  # OpenAI's tokenizer, for checkpoints without one
-TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
+LICENCE = re.compile(r"""^license:[ \t]*["']?([\w.+-]{1,80})["']?[ \t]*$""", re.MULTILINE)
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-NEWER = "model*.safetensors"  # transformers' weights
-OLDER = "pytorch_model*.bin"  # transformers' weights if there are no files in the newer format
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer has one of them
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # weights of any library, for messages
+PATCH = 16  # pixels of a patch in OpenCLIP's image tower if its config does not state them
 TEXT_HEADS = 8  # heads of OpenCLIP's text tower if its config does not state them
 HUB_PREFIX = "hf-hub:"  # marks a hub id whose OpenCLIP files must be read
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
@@ -150,114 +148,12 @@ def find_checkpoint(name: str) -> Path:
 
 def licence_of(directory: Path) -> str:
     """Return the licence in the header of a model card, or "not stated"."""
-    from huggingface_hub import metadata_load
-
     try:
-        header = metadata_load(directory / CARD) or {}
-    except Exception:  # the card may be any text, and nothing else is read from it
-        header = {}
-    return str(header.get("license", "not stated"))
-
-
-def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
-    """Read a dual encoder of transformers.
-
-    Parameters
-    ----------
-    name
-        Name of the checkpoint in messages.
-    directory
-        The directory to read.
-    dtype
-        Precision of the weights.
-
-    Raises
-    ------
-    CheckpointError
-        If the files are incomplete or not from a dual encoder.
-    """
-    import transformers
-
-    incomplete = CheckpointError(
-        f"the directory {directory} must contain config.json and model.safetensors, or {open_clip_models.CONFIG} and"
-        f" {OPEN_CLIP_WEIGHTS[0]}, but contains {found_in(directory)}",
-        where=f"checkpoint {name!r}",
-        remedy="Download the missing files, or name a file of weights instead of the directory",
-    )
-    if not (directory / "config.json").is_file():
-        raise incomplete
-    older = any(directory.glob(OLDER)) and not any(directory.glob(NEWER))
-    local = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
-        if kind not in FAMILIES:
-            raise CheckpointError(
-                where=f"model_type in {directory / 'config.json'}",
-                allowed=f"one of {', '.join(map(repr, FAMILIES))}",
-                got=kind,
-                remedy="Choose a dual encoder, such as openai/clip-vit-base-patch16",
-            )
-        if not has_transformers_weights(directory):
-            raise incomplete
-        # It also reads only tensors from the older files (weights_only).
-        model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
-            directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
-        )
-        processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil", **local)
-        tokenizer = _tokenizer(name, directory, kind, model.config.text_config.vocab_size, local)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the loaders raise many kinds of errors; the user needs one line
-        raise CheckpointError(
-            f"the directory {directory} cannot be read ({first_line(error)})",
-            where=f"checkpoint {name!r}",
-            remedy="Download config.json, model.safetensors, and the tokenizer and preprocessor files",
-        ) from error
-    if missing := report["missing_keys"]:
-        others = report["unexpected_keys"]
-        unexpected = f", and it has unexpected weights, for example {min(others)}" if others else ""
-        raise CheckpointError(
-            f"the directory {directory} lacks {len(missing)} weights of a {FAMILIES[kind]}, for example"
-            f" {min(missing)}{unexpected}",
-            where=f"checkpoint {name!r}",
-            remedy="Download it again, or choose a complete checkpoint",
-        )
-    files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
-    return Checkpoint(model, processor, tokenizer, sorted(files))
-
-
-def has_transformers_weights(directory: Path) -> bool:
-    """Return whether a directory contains weights under the file names of transformers."""
-    return (directory / "config.json").is_file() and any(
-        True for pattern in (NEWER, OLDER) for _ in directory.glob(pattern)
-    )
-
-
-def found_in(directory: Path) -> str:
-    """Return the names of the configs and weights in a directory, for a message."""
-    names = sorted({file.name for pattern in ("*config.json", *WEIGHTS) for file in directory.glob(pattern)})
-    return ", ".join(names) or "neither a config nor weights"
-
-
-def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Mapping[str, Any]) -> Any:
-    """Return the tokenizer of a directory; without one, OpenAI's if the text tower uses OpenAI's vocabulary."""
-    import transformers
-
-    if any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
-        words = len(tokenizer) - len({*tokenizer.all_special_ids})
-        if words > 0 and (kind != "clip" or len(tokenizer) <= vocabulary):
-            return tokenizer
-        found = f"contains a tokenizer of {len(tokenizer)} tokens, of which {words} are words"
-    else:
-        found, words = f"contains no tokenizer ({', '.join(VOCABULARIES)})", 0
-    if kind == "clip" and vocabulary == END + 1 and words <= 0:
-        return openai_tokenizer()
-    raise CheckpointError(
-        f"the directory {directory} {found}, but the text tower reads {vocabulary} tokens",
-        where=f"checkpoint {name!r}",
-        remedy="Download the tokenizer's files",
-    )
+        header = content_of(directory / CARD, limits.CARD).decode().split("---")[1]
+    except (OSError, ValueError, IndexError, CheckpointError):  # the card may be any text or anything else
+        return "not stated"
+    found = LICENCE.search(header)
+    return found[1] if found else "not stated"
 
 
 def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
@@ -278,10 +174,11 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
         If the config is not from OpenCLIP, or if weights are missing.
     """
     file = directory / open_clip_models.CONFIG
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
         sections = {**config, "preprocess_cfg": preprocessing}
+        check_values(sections, file)
         of_clip = all(agrees(sections[section], values) for section, values in CLIP_VALUES.items())
         vision, text = config["vision_cfg"], config["text_cfg"]
         efficient = efficientnet.declared(vision) and agrees(text, CLIP_TEXT | PLAIN_TOKENS)
@@ -289,11 +186,12 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
         height, width = (size, size) if isinstance(size, int) else map(int, size)
         quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
         vision_head = int(vision.get("head_width", HEAD))
+        check_images((width, height), int(vision.get("patch_size") or PATCH), str(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"this is not a config of OpenCLIP ({first_line(error)})", where=str(file), remedy="Download it again"
         ) from error
-    weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
+    weights = next((inside(directory / name) for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
         raise CheckpointError(
             f"the directory must contain {' or '.join(OPEN_CLIP_WEIGHTS)}",
@@ -312,7 +210,7 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
             bool(text.get("hf_tokenizer_name")),
         )
     if not of_clip:
-        return open_clip_models.read_directory(directory, weights, dtype)
+        return open_clip_models.read_directory(directory, content, weights, dtype)
     shape = {"quick_gelu": quick, "vision_head": vision_head, "text_heads": heads or None}
     return converted([file, weights], dtype, preprocessing, **shape)
 
@@ -347,7 +245,7 @@ def openai_tokenizer() -> Any:
     """Return OpenAI's tokenizer, which ships with the package, for checkpoints without a tokenizer."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True)
+    return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True, trust_remote_code=False)
 
 
 def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Path]]:
@@ -368,7 +266,10 @@ def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list
     from transformers import AutoTokenizer
 
     try:
-        given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        with staged(directory, **model_type_of(directory)) as safe:
+            given = AutoTokenizer.from_pretrained(safe, local_files_only=True, trust_remote_code=False)
+    except CheckpointError:
+        raise
     except Exception as error:  # the loader raises many kinds of errors; the user needs one line
         raise CheckpointError(
             f"the tokenizer cannot be read ({first_line(error)})",
@@ -376,7 +277,8 @@ def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list
             remedy="Download the tokenizer's files again",
         ) from error
     tokenizer = AnyTokenizer.of(given, _one_space)
-    if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
+    ends = tokens - 1 == tokenizer.eos_token_id == largest_token(given)
+    if len(tokenizer.start) != 1 or not ends or len(tokenizer) != tokens:
         raise CheckpointError(
             f"the tokenizer must have {tokens} tokens, and put one token before a text and token {tokens - 1}, at which"
             f" OpenCLIP reads the text, after it, but it has {len(tokenizer)} tokens, and puts {list(tokenizer.start)}"

@@ -23,13 +23,13 @@ from fedpgp.backbone.files import (
     agrees,
     converted,
     find_checkpoint,
-    has_transformers_weights,
     licence_of,
     openai_tokenizer,
     read_open_clip,
     read_own_tokenizer,
-    read_transformers,
 )
+from fedpgp.backbone.foreign_configs import check_images
+from fedpgp.backbone.foreign_tokenizers import largest_token
 from fedpgp.backbone.general_image import GeneralImageEncoder
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder
@@ -38,7 +38,8 @@ from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import AnyTokenizer
-from fedpgp.errors import CheckpointError, first_line
+from fedpgp.backbone.transformers_files import has_transformers_weights, read_transformers
+from fedpgp.errors import CheckpointError, FedPGPError, first_line
 
 
 def configured_backbone(settings: BackboneConfig, device: str | None = None) -> Backbone:
@@ -85,6 +86,25 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    try:
+        backbone = _load(name, precision, device, patches)
+        # Models and tokenizers with false settings may fail only when they are used.
+        backbone.template_features("a photo of a {}.", ["a"])
+        backbone.image([Image.new("RGB", backbone.image.size)])
+        return backbone
+    except FedPGPError:
+        raise
+    except BaseException as error:  # foreign files make libraries raise anything; a panic in Rust is not an Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise CheckpointError(
+            f"it cannot be read ({first_line(error)})",
+            where=f"checkpoint {name!r}",
+            remedy="Download it again, or choose another checkpoint",
+        ) from error
+
+
+def _load(name: str, precision: str, device: str, patches: str) -> Backbone:
     dtype = torch.float64 if precision == "float64" else torch.float32
     products = torch.bfloat16 if precision == "bf16" else dtype
     if name.startswith(open_clip_models.PREFIX):
@@ -106,8 +126,10 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
         checkpoint = converted([path], dtype) if path.is_file() else read_transformers(name, path, dtype)
     model = _moved(checkpoint.model, device)
     _check_patches(patches, isinstance(model.vision_model, ResNetTower))
+    size = transformers_models.image_size(model.config, checkpoint.processor)
+    check_images(size, model.config.vision_config.patch_size, f"checkpoint {name}")
     if model.config.model_type != "siglip2":
-        _check_size(checkpoint, transformers_models.image_size(model.config, checkpoint.processor))
+        _check_size(checkpoint, size)
     if model.config.model_type != "clip":
         return _of_transformers(model, checkpoint, products, licence)
     return Backbone(
@@ -122,7 +144,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
 
 def _check_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
     """Raise CheckpointError if the processor makes images of another size than the image tower reads."""
-    picture = Image.new("RGB", (2 * size[0] + 1, 2 * size[1]))
+    picture = Image.new("RGB", (3 * size[0] + 1, 2 * size[1]))  # far from square, so that it must be cropped
     height, width = checkpoint.processor(images=[picture], return_tensors="np")["pixel_values"].shape[-2:]
     if (width, height) != size:
         raise CheckpointError(
@@ -302,9 +324,10 @@ def _general_text(
 
 
 def _check_vocabulary(tokenizer: AnyTokenizer, embedding: Any, where: str) -> None:
-    if len(tokenizer) > embedding.num_embeddings:
+    largest = largest_token(tokenizer.tokenizer)
+    if largest >= embedding.num_embeddings:
         raise CheckpointError(
-            f"the tokenizer has {len(tokenizer)} tokens, but the text tower reads only {embedding.num_embeddings}, so"
+            f"the tokenizer has tokens up to {largest}, but the text tower reads only {embedding.num_embeddings}, so"
             " they are not from the same model",
             where=f"checkpoint {where}",
             remedy="Download both again",

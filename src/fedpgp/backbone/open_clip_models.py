@@ -9,11 +9,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fedpgp.backbone.archive import read_weights
+from fedpgp.backbone.foreign_configs import check_room, model_type_of, text_model_config
+from fedpgp.backbone.foreign_files import inside, read_json
+from fedpgp.backbone.foreign_tokenizers import staged
 from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.errors import CheckpointError, first_line
 
@@ -85,13 +90,15 @@ def library(what: str) -> Any:
     return open_clip
 
 
-def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenClip:
+def read_directory(directory: Path, content: dict[str, Any], weights: Path, dtype: torch.dtype) -> OpenClip:
     """Read the model of a directory with open_clip_config.json; only tensors are read from its weights.
 
     Parameters
     ----------
     directory
         The directory.
+    content
+        The checked content of open_clip_config.json, which is changed.
     weights
         The file of weights.
     dtype
@@ -103,19 +110,33 @@ def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenCl
         If OpenCLIP cannot read the model.
     """
     open_clip = library(str(directory))
-    content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     config = content["model_cfg"]
-    inside = directory / str(config.get("text_cfg", {}).get("hf_model_name", ""))
     _check_names(directory, config)
-    own = []  # config files of the text tower
-    if inside.is_dir() and directory.resolve() in inside.resolve().parents:
-        config["text_cfg"]["hf_model_name"] = str(inside)
-        own = [inside / "config.json"]
-    tokenizer = _guarded(str(directory), lambda: open_clip.get_tokenizer(f"local-dir:{directory}"))
-    model = _guarded(str(directory), lambda: _build(open_clip, config, weights, dtype))
+    own = _text_config(directory, config)
+    with staged(directory, **model_type_of(directory), open_clip_config=content) as safe:
+        tokenizer = _guarded(str(directory), lambda: open_clip.get_tokenizer(f"local-dir:{safe}"))
+    with TemporaryDirectory(prefix="fedpgp-") as made:
+        if own is not None:  # OpenCLIP reads the config of a text tower of transformers from a directory
+            config["text_cfg"]["hf_model_name"] = made
+            (Path(made) / "config.json").write_text(json.dumps(text_model_config(read_json(own), own)))
+        model = _guarded(str(directory), lambda: _build(open_clip, config, weights, dtype))
     names = {file for pattern in ("*.json", "*.txt", "*.model") for file in directory.glob(pattern)}
     processor = OpenClipProcessor.of(content.get("preprocess_cfg", {}), model.visual.image_size)
-    return OpenClip(model, processor, tokenizer, config, [*sorted(names), *own, weights])
+    files = [*sorted(map(inside, names)), *([] if own is None else [own]), weights]
+    return OpenClip(model, processor, tokenizer, config, files)
+
+
+def _text_config(directory: Path, config: Mapping[str, Any]) -> Path | None:
+    """Return the config of a text tower of transformers, in the checkpoint or from the hub; None for another tower."""
+    name = config.get("text_cfg", {}).get("hf_model_name")
+    if not name:
+        return None
+    file = directory / name / "config.json"
+    if file.is_file() and directory.resolve() in file.parent.resolve().parents:
+        return inside(file)
+    from huggingface_hub import hf_hub_download
+
+    return Path(_guarded(str(directory), lambda: hf_hub_download(name, "config.json")))
 
 
 def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
@@ -202,7 +223,7 @@ def _guarded(name: str, read: Callable[[], Any]) -> Any:
 
 
 def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torch.dtype) -> Any:
-    from open_clip.factory import load_checkpoint
+    from open_clip import factory
 
     if "multimodal_cfg" in config:
         raise CheckpointError(
@@ -215,8 +236,20 @@ def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torc
     shape["text_cfg"] = dict(shape["text_cfg"])
     if "hf_model_name" in shape["text_cfg"]:
         shape["text_cfg"]["hf_model_pretrained"] = False
-    model = open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a separate module
-    load_checkpoint(model, str(weights), strict=True, weights_only=True)
+
+    def build() -> Any:
+        return open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a separate module
+
+    read = factory.load_state_dict
+    if weights.suffix not in (".npz", ".npy"):  # these are only in OpenCLIP's own list of weights
+        tensors = read_weights(weights)
+        check_room(build, tensors, weights)
+        factory.load_state_dict = lambda *_, **__: tensors
+    model = build()
+    try:
+        factory.load_checkpoint(model, str(weights), strict=True)
+    finally:
+        factory.load_state_dict = read
     return model.to(dtype)
 
 

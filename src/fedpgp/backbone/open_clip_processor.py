@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fedpgp.backbone.foreign_configs import check_normalization
+from fedpgp.backbone.foreign_files import AGAIN
 from fedpgp.backbone.prepare_image import normalized, resized
 from fedpgp.errors import CheckpointError
 
@@ -63,6 +65,11 @@ class OpenClipProcessor:
                     got=known[key],
                     remedy="Download the checkpoint again",
                 )
+        check_normalization(known.get("mean"), known.get("std"), "OpenCLIP's config")
+        if type(known.get("fill_color", 0)) is not int:
+            raise CheckpointError(
+                where="preprocess_cfg.fill_color in OpenCLIP's config", allowed="an integer", remedy=AGAIN
+            )
         return cls({**DEFAULTS, **known, "size": size})
 
     def __call__(

@@ -24,6 +24,7 @@ from fedpgp.backbone.open_clip_processor import DEFAULTS, OpenClipProcessor
 from fedpgp.backbone.prepare_image import prepare_image
 from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.backbone.tokens import AnyTokenizer, Tokenizer, text_ids
+from fedpgp.backbone.transformers_files import read_model
 from fedpgp.backbone.transformers_models import TextPart
 from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
@@ -164,8 +165,6 @@ def reading(backbone: Backbone, library: str) -> str:
 
 def transformers_model(backbone: Backbone, name: str) -> Any:
     """Return a copy of the dual encoder as a model of transformers, in float32; raise ConfigError for OpenCLIP."""
-    from transformers import AutoModel
-
     if isinstance(backbone.image, ImageEncoder) and not isinstance(backbone.image.model.vision_model, ResNetTower):
         return copy.deepcopy(backbone.image.model)
     if library_of(backbone, name) == "open_clip":
@@ -174,7 +173,7 @@ def transformers_model(backbone: Backbone, name: str) -> Any:
             where="format",
             remedy="Use --format safetensors, whose card reads any class names with OpenCLIP",
         )
-    return AutoModel.from_pretrained(backbone.files[0].parent, dtype=torch.float32, local_files_only=True).eval()
+    return read_model(name, backbone.files[0].parent, torch.float32).eval()
 
 
 def padding(backbone: Backbone) -> dict[str, Any]:

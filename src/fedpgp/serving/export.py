@@ -236,7 +236,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     added.save_pretrained(directory)
     checkpoint.transformers_processor(backbone).save_pretrained(directory)
     write_json(directory / "prompt.json", {"hypothesis_template": template, **_metadata(run, classifier)})
-    again = AutoModel.from_pretrained(directory, local_files_only=True).eval()
+    again = AutoModel.from_pretrained(directory, local_files_only=True, trust_remote_code=False).eval()
     fill = checkpoint.padding(backbone)
     read = added([template.format(name.replace("_", " ")) for name in classes.names], return_tensors="pt", **fill)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """CIFAR's pickles: their content; no code in them is run."""
 
+import gzip
 import io
 import os
 import pickle
@@ -8,6 +9,7 @@ import shutil
 import struct
 import tarfile
 import tracemalloc
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from raising import raises
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import layout_of, load_source, read_listing, unpickle
+from fedpgp.data.sources import cifar, layout_of, load_source, read_listing, unpickle
 from fedpgp.errors import DataError
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -272,3 +274,98 @@ def test_pictures_are_not_held(ten, tmp_path):
     tracemalloc.stop()
     assert held < 120 * 3072 / 2
     assert len(pickle.dumps(found.pictures)) < 120 * 3072 / 2
+
+
+# Operations of a pickle: GLOBAL, BUILD and others, written by hand.
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+DTYPE = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR"
+
+
+def of_data(value):
+    """A pickle of {"data": a value}, with the operations of the value."""
+    return b"\x80\x02}U\x04data" + value + b"s."
+
+
+def test_a_state_that_crashed_the_interpreter_does_not_reach_numpy():
+    state = pickle.dumps((2, "i", None, ("data",), 5, -1), protocol=2)[2:-1]
+    with pytest.raises(pickle.UnpicklingError, match="state"):
+        unpickle.load(of_data(DTYPE + state + b"b"))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (-1,), b""),
+        (1, (2**62, 2**62), b""),
+        (1, (3,), b"ab"),
+        (1, (3,), 5),
+        (1, "x", b"abc"),
+        (1, (1.0,), b"a"),
+        (1, (0,) * 70, b""),
+    ],
+)
+def test_a_false_state_of_an_array_is_refused(state):
+    version, shape, data = state
+    fields = (pickle.dumps(part, protocol=3)[2:-1] for part in (version, shape, data))
+    first, second, last = fields
+    content = of_data(ARRAY + b"(" + first + second + DTYPE + b"\x89" + last + b"tb")
+    with pytest.raises(pickle.UnpicklingError):
+        unpickle.load(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        of_data(b"Nr\xff\xff\xff\x07"),  # LONG_BINPUT: the number of a value was the length of a table
+        b"\x80\x05\x96" + (2**30).to_bytes(8, "little") + b".",  # BYTEARRAY8: its size was taken before its bytes
+    ],
+)
+def test_a_few_bytes_take_no_memory(content):
+    tracemalloc.start()
+    with suppress(ValueError, pickle.UnpicklingError):
+        unpickle.load(content)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_a_list_of_lists_is_not_printed(ten, tmp_path):
+    """Thirty lists, each with the list before it twice, are small, but their text has a thousand million brackets."""
+    names = ["x"]
+    for _ in range(30):
+        names = [names, names]
+    (ten() / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    with raises(DataError, where="label_names", allowed="a list of names", got="list"):
+        read_listing(DataConfig(source="cifar10", root=str(tmp_path)))
+
+
+def test_a_header_of_an_archive_cannot_take_memory(tmp_path, monkeypatch):
+    """A name of a gigabyte is a megabyte in the archive."""
+    monkeypatch.setattr(cifar, "LARGEST", 1 << 16)
+    name = tarfile.TarInfo("long")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1 << 24
+    with gzip.open(tmp_path / "cifar-10-python.tar.gz", "wb", compresslevel=1) as packed:
+        packed.write(name.tobuf() + b"a" * (name.size + 1024))
+    tracemalloc.start()
+    with raises(DataError, where="cifar-10-python.tar.gz", problem="more than 65,536 bytes"):
+        read_listing(DataConfig(source=str(tmp_path / "cifar-10-python.tar.gz")))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 21
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dataset_larger_than_the_limits_is_refused(packed, ten, tmp_path, monkeypatch):
+    place = ten()
+    if packed:
+        place = archived(place, "cifar-10-python.tar.gz")
+    monkeypatch.setattr(cifar, "LARGEST_ARCHIVE" if packed else "LARGEST", 1 << 15)
+    with raises(DataError, where=place.name) as error:
+        read_listing(DataConfig(source=str(place)))
+    assert "32,768 bytes" in str(error.value)
+
+
+def test_a_pickle_with_too_many_operations_is_refused(monkeypatch):
+    monkeypatch.setattr("fedpgp.runtime.unpickle.OPERATIONS", 100)
+    with pytest.raises(pickle.UnpicklingError, match="100 operations"):
+        unpickle.load(b"N" * 200 + b".")

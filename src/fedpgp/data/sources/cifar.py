@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 in their Python version, unpacked or in the official archive (Krizhevsky 2009)."""
 
+import gzip
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from fedpgp.errors import DataError
 
 AGAIN = "Get the dataset again"
 SIZE = 32  # pixels, in height and in width
-LARGEST = 1 << 28  # largest file in an archive, in bytes; CIFAR-100's training images have 155 million
+LARGEST = 1 << 28  # largest file of the dataset, in bytes; CIFAR-100's training images have 155 million
+LARGEST_ARCHIVE = 1 << 30  # most bytes of an unpacked archive; CIFAR-10's has 186 million
 SUPERCLASSES, SUPERCLASS_COUNT = "coarse_labels", 20  # key and number in CIFAR-100
 
 
@@ -120,11 +122,17 @@ def located(path: Path) -> tuple[Path, CifarForm] | None:
 def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
     """Return the files that are read. Files of an archive are never extracted to the disk."""
     wanted = {form.meta, *form.train, form.test}
-    if place.is_dir():
-        with reading(place, AGAIN):
-            return {file: (place / file).read_bytes() for file in wanted}
     contents = {}
-    with reading(place, AGAIN), tarfile.open(place, "r:gz") as archive:
+    if place.is_dir():
+        for file in wanted:
+            with reading(place, AGAIN), (place / file).open("rb") as unpacked:
+                contents[file] = unpacked.read(LARGEST + 1)
+            if len(contents[file]) > LARGEST:
+                raise DataError(
+                    where=f"{place / file}", allowed=f"a file of at most {LARGEST:,} bytes", got="more", remedy=AGAIN
+                )
+        return contents
+    with reading(place, AGAIN), gzip.open(place) as packed, tarfile.TarFile(fileobj=_Limited(packed)) as archive:  # type: ignore[arg-type]
         for member in archive:  # a compressed archive is read once from the beginning to the end
             file = member.name.removeprefix(f"{form.folder}/")
             if file in wanted and member.isreg() and member.size <= LARGEST:
@@ -141,6 +149,27 @@ def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
     return contents
 
 
+class _Limited:
+    """An unpacked archive as `tarfile` reads it, whose headers cannot make it unpack or keep more than the limits."""
+
+    def __init__(self, file: gzip.GzipFile):
+        self.file, self.tell = file, file.tell
+
+    def read(self, length: int) -> bytes:
+        if length > LARGEST:
+            raise tarfile.ReadError(f"a part of it has more than {LARGEST:,} bytes")
+        self._check(self.tell() + length)
+        return self.file.read(length)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self.file.seek(place)
+
+    def _check(self, end: int) -> None:
+        if end > LARGEST_ARCHIVE:
+            raise tarfile.ReadError(f"it has more than {LARGEST_ARCHIVE:,} bytes if unpacked")
+
+
 def _loaded(content: bytes, where: str) -> dict[str, Any]:
     with reading(where, f"{AGAIN}: this file must be a pickle of arrays of bytes"):
         loaded = unpickle.load(content)
@@ -153,7 +182,7 @@ def _names(content: dict[str, Any], form: CifarForm, where: str) -> list[str]:
     key = form.labels.removesuffix("s") + "_names"
     names = content.get(key)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(where=f"{where}: {key}", allowed="a list of names", got=names, remedy=AGAIN)
+        raise DataError(where=f"{where}: {key}", allowed="a list of names", got=type(names).__name__, remedy=AGAIN)
     return names
 
 

@@ -1,46 +1,75 @@
-"""Read pickles of other programs with arrays of bytes, without running anything that they name."""
+"""Read pickles with arrays of bytes, without running anything that they name; NumPy never sees a state in a file."""
 
-import io
+import math
 import pickle
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+from fedpgp.runtime.unpickle import Name, Unpickler
+
+ARRAY = {Name(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")}
+NDARRAY, DTYPE = Name("numpy", "ndarray"), Name("numpy", "dtype")
 BYTES = ("u1", "|u1")
+DIMENSIONS = 4  # most dimensions of an array; images have up to 4
+STATE_OF_BYTES = (3, "|", None, None, None, -1, -1, 0)  # state of NumPy's data type for bytes
 
 
 def load(content: bytes) -> Any:
-    """Return the content of a pickle: plain containers, texts (bytes as Latin-1), numbers, and numpy arrays of bytes.
+    """Return the content of a pickle: plain containers, texts (bytes as Latin-1), numbers, and arrays of bytes.
+
+    Only the values of a dictionary that is the whole content are returned as arrays.
 
     Raises
     ------
     pickle.UnpicklingError
-        If the pickle names anything else, or is damaged. Damaged pickles can also raise other exceptions of `pickle`.
+        If the pickle contains anything else, or is damaged. Damaged pickles can also raise other exceptions.
     """
-    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    loaded = _ArrayUnpickler().load(BytesIO(content))
+    if not isinstance(loaded, dict):
+        return loaded
+    return {key: value.array if isinstance(value, _Array) else value for key, value in loaded.items()}
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that replaces numpy's functions by functions that can only make arrays of bytes."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in MULTIARRAY:
-            return _array
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray.__name__  # an argument of `_array`, which ignores it
-        if (module, name) == ("numpy", "dtype"):
-            return _dtype
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not part of an array of bytes")
+class _DataType:
+    """Stand-in for NumPy's data type of bytes."""
 
 
-def _array(*_: object) -> NDArray[np.uint8]:
-    """Return an empty array, which the pickle then fills."""
-    return np.empty(0, dtype=np.uint8)
+class _Array:
+    """Stand-in for an array, which the pickle fills once."""
+
+    array: NDArray[np.uint8] | None = None
 
 
-def _dtype(code: object, *_: object) -> np.dtype[np.uint8]:
-    if code not in BYTES:
-        raise pickle.UnpicklingError(f"it has an array of {code!r}, not of bytes")
-    return np.dtype("u1", copy=True)
+class _ArrayUnpickler(Unpickler):
+    def named(self, name: Name) -> object:
+        if name in ARRAY or name in (NDARRAY, DTYPE):
+            return name
+        raise pickle.UnpicklingError(f"it names {name}, which is not part of an array of bytes")
+
+    def called(self, function: Any, arguments: tuple[Any, ...]) -> object:
+        if function in ARRAY:
+            return _Array()
+        if function != DTYPE or not arguments or arguments[0] not in BYTES:
+            raise pickle.UnpicklingError("it has an array of other values than bytes")
+        return _DataType()
+
+    def built(self, value: Any, state: Any) -> None:
+        if isinstance(value, _DataType) and state == STATE_OF_BYTES:
+            return
+        if not isinstance(value, _Array) or not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("it has a state that arrays of bytes do not have")
+        _, shape, kind, by_columns, data = state
+        content = data.encode("latin1") if isinstance(data, str) else data
+        if (
+            not isinstance(shape, tuple)
+            or not isinstance(kind, _DataType)
+            or not isinstance(content, bytes)
+            or not all(type(length) is int and 0 <= length <= len(content) for length in shape)
+            or len(shape) > DIMENSIONS
+            or math.prod(shape) != len(content)
+        ):
+            raise pickle.UnpicklingError("it has an array whose shape, type and bytes do not fit")
+        value.array = np.frombuffer(content, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
