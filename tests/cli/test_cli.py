@@ -161,7 +161,7 @@ def test_tune_and_ablate_print_tables_and_are_resumed(command: Command, small: N
     ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *short)
     assert ended.code == 0, ended.err
     assert "mu of fedpgp: base-to-novel" in ended.out and "as it stands" in ended.out
-    assert "2 settings of fedpgp" in ended.err and ended.err.endswith(" a.\nNext: fedpgp report a\n")
+    assert "2 settings of fedpgp" in ended.err and ended.err.endswith(" a.\nNext: fedpgp report a -o a.html\n")
     assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
     refused(command("ablate", "--resume", "a", "--seeds", "1"), "--resume a", "--seeds")
 
@@ -229,13 +229,13 @@ def test_methods_are_listed_with_their_source_and_what_they_send(command: Comman
 @pytest.mark.parametrize(
     ("line", "following"),
     [
-        ("run --method zero-shot -o out", "report out"),
+        ("run --method zero-shot -o out", "report out -o out.html"),
         ("compare --methods zero-shot --dry-run --seeds 2 -o 'my out'", "compare --methods zero-shot --seeds 2 "),
         (
             "sweep --grid task.shots=1,2 --methods zero-shot --dry-run",
             "sweep --grid task.shots=1,2 --methods zero-shot",
         ),
-        ("show {run}", "report {run}"),
+        ("show {run}", "report {run} -o {run}.html"),
         ("predict {run} {image}", "export {run}"),
         ("export {run} --client 1 -o prompt", "predict {run} IMAGES --client 1"),
         ("methods fedpgp", "run --method fedpgp"),

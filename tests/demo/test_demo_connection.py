@@ -38,6 +38,7 @@ def test_a_reload_the_back_button_and_a_second_viewer_show_the_running_federatio
     complete(second)
     page.reload()
     complete(page)
+    expect(page.locator("#action")).to_have_text("You started the federation.")
     page.goto("about:blank")
     page.go_back()
     complete(page)

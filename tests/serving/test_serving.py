@@ -183,6 +183,9 @@ def test_predict_reads_files_directories_patterns_and_standard_input(run, pictur
         assert done.code == 0, done.err
         return json.loads(done.out)["images"]
 
+    told = command("predict", str(run), str(pictures)).err
+    assert "6 classes that the run was trained on" in told and "--classes" in told
+    assert "trained on" not in command("predict", str(run), str(pictures), "--classes", "zebra,red panda").err
     whole = predicted(pictures)
     assert [Path(row["image"]).name for row in whole] == ["0.png", "1.png", "2.png"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(str(pictures / f"{i}.png") for i in range(3))))

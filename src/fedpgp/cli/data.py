@@ -61,8 +61,10 @@ def check(
         fedpgp data check list.csv --no-decode
     """
     import fedpgp
+    from fedpgp.backbone import PHOTOCLIP
     from fedpgp.data.check import DataFinding, Usage, names_file, usage
     from fedpgp.data.check import check as look
+    from fedpgp.data.sources import pictograms
     from fedpgp.results.run_store import writing
     from fedpgp.runs.tasks import make_task, with_targets
 
@@ -94,7 +96,10 @@ def check(
             out.print(text, markup=False, soft_wrap=True)
     if not report.usable:
         raise typer.Exit(1)
-    next_command("compare", "--data", path, *typed("path", only=OF_EXPERIMENT))
+    given = typed("path", only=OF_EXPERIMENT)
+    chosen = {"--backbone", "--config", "-c"} & {*given} or any("backbone.checkpoint" in word for word in given)
+    photographs = [] if chosen or path == pictograms.NAME else ["--backbone", PHOTOCLIP]
+    next_command("compare", "--data", path, *photographs, *given)
 
 
 def _print(report: "Report") -> None:

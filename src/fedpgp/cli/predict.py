@@ -91,6 +91,11 @@ def predict(
     if calibrate:
         say(f"The temperature is {model.temperature:.3g}, fitted to the run's validation images.")
     read = model.read(names)
+    if names is None and (others := finished.results["task"].get("novel_names")):
+        say(
+            f"note: the model chooses among the {len(read.names)} classes that the run was trained on. It can also"
+            f" recognise others, such as {others[0]}: add all names with --classes."
+        )
     stream = model.stream(files, read)
     faults: list[str] = []
 

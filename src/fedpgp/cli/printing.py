@@ -90,6 +90,11 @@ def next_command(*words: object) -> None:
         say(f"Next: fedpgp {shlex.join(map(str, words))}")
 
 
+def report_of(directory: Path) -> tuple[object, ...]:
+    """Return the command for a report whose file no other report has."""
+    return "report", directory, "-o", f"{directory}.html"
+
+
 def typed(*left_out: str, only: Collection[str] = ()) -> list[str]:
     """Return the options and arguments of the command as they were typed.
 
@@ -142,7 +147,7 @@ def print_result(
     training = sum(record["seconds_training"] for record in records)
     evaluation = sum(record["seconds_evaluation"] for record in records)
     say(f"The results are in {directory}. Training took {training:.0f} s and evaluation {evaluation:.0f} s.")
-    next_command(*(following or ("report", directory)))
+    next_command(*(following or report_of(directory)))
 
 
 def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = None) -> None:

@@ -8,7 +8,7 @@ import typer
 
 import fedpgp
 from fedpgp.cli.options import Json
-from fedpgp.cli.printing import next_command, print_comparison, print_json, say
+from fedpgp.cli.printing import next_command, print_comparison, print_json, report_of, say
 
 
 def show(
@@ -63,7 +63,7 @@ def show(
     else:
         print(tables.comparison_csv(comparison), end="")
     if not comparison.unfinished:  # otherwise, the command that resumes them has been printed
-        next_command("report", directory)
+        next_command(*report_of(directory))
 
 
 def _alpha(text: str) -> float | Literal["validation"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedpgp.cli.option_groups import WorkOptions
-from fedpgp.cli.printing import Session, next_command, print_json, print_plan, print_table, say
+from fedpgp.cli.printing import Session, next_command, print_json, print_plan, print_table, report_of, say
 
 if TYPE_CHECKING:
     from fedpgp.results.formats import Table
@@ -21,7 +21,7 @@ def run_study(
     name: str | None = None,
     *,
     dry_run: bool = False,
-    following: Callable[[Path], Sequence[object]] = lambda directory: ("report", directory),
+    following: Callable[[Path], Sequence[object]] = report_of,
 ) -> None:
     """Begin or resume a study, and print it and the next command. A dry run only checks it and prints its plan.
 

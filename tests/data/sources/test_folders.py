@@ -66,6 +66,12 @@ def test_ambiguous_folders_are_refused(tree, paths, fields):
         layout_of(root)
 
 
+def test_a_path_with_a_typing_error_is_named_with_what_is_there(tmp_path):
+    (tmp_path / "later").mkdir()
+    with raises(DataError, where=f"{tmp_path}/latr", remedy=f"Use {tmp_path}/later"):
+        load_source(DataConfig(source=f"{tmp_path}/latr"))
+
+
 @pytest.mark.parametrize("folder", ["images", "a/b", "a/b/c"])
 def test_a_single_folder_is_suggested_as_the_source(tree, folder):
     root = tree(f"{folder}/x/1.png", f"{folder}/y/1.png")

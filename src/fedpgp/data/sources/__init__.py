@@ -4,6 +4,7 @@ A reader makes a `Listing` of all images of a path, and `listing` checks it and 
 known dataset, add a section to known.toml. For a new layout of files, write a reader and an entry of `LAYOUTS`.
 """
 
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -141,6 +142,14 @@ def located(data: DataConfig) -> tuple[Path, str]:
             remedy="Rename the directory or file",
         )
     if not exists(path):
+        if path.parent != Path():
+            siblings = [str(each) for each in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = difflib.get_close_matches(data.source, siblings, n=1)
+            raise DataError(
+                "there is no such directory or file",
+                where=data.source,
+                remedy=f"Use {close[0]}" if close else f"Check the path. You are in {Path.cwd()}",
+            )
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"
         raise DataError(where="data.source", allowed=allowed, got=data.source, remedy=nearest(data.source, names))

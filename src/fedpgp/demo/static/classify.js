@@ -108,7 +108,7 @@ function answers(found, right) {
     }),
   );
   const first = found.models.map(({ best }) => best[0][0]);
-  const agreed = new Set(first).size === 1 ? `all ${first.length} prompts say ${first[0]}` : `${new Set(first).size} different answers from ${first.length} prompts`;
+  const agreed = first.length === 1 ? first[0] : new Set(first).size === 1 ? `all ${first.length} prompts say ${first[0]}` : `${new Set(first).size} different answers from ${first.length} prompts`;
   const when = found.round === null ? "No federation is trained yet. If you start one, its prompts answer, too" : `After round ${found.round}`;
   at("answer-status").textContent = `${when}. Result among ${found.names.length} classes: ${agreed}.`;
 }

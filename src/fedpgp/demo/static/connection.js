@@ -4,7 +4,8 @@ const SILENCE = 15_000; // ms without a sign of life, which the server sends eve
 const PATIENCE = 30_000; // ms until a request without an answer has failed
 const LONGEST_WAIT = 8_000; // ms between two attempts to connect
 
-export const viewer = Math.random().toString(36).slice(2, 12); // the name of this page, so that it knows its own actions
+// The name of this tab, so that the page knows its own actions, also after it was loaded again.
+export const viewer = window.name ||= Math.random().toString(36).slice(2, 12);
 
 export async function ask(url, options = {}) {
   let answer;

@@ -75,7 +75,7 @@ function said(what) {
   const last = run?.rounds.at(-1);
   const reached = last?.shared ? `: Local ${number(last.local)}, Base ${number(last.base)}, Novel ${number(last.novel)}` : "";
   if (phase === "running") return last ? `Round ${last.round} of ${run.choices.rounds}${reached}` : "Testing zero-shot CLIP …";
-  if (phase === "finished") return `Finished in ${number(run.seconds)} s${reached}`;
+  if (phase === "finished") return `Finished in ${number(run.seconds)} s${reached}${moved ? ". Press Start to train with the new settings" : ""}`;
   if (phase === "stopped") return `Stopped after round ${last.round}`;
   return { preparing: `Preparing: ${what} …`, ready: "Ready to start", restarting: "Starting again after this round …", stopping: "Stopping after this round …", failed: "Failed" }[phase];
 }
@@ -140,6 +140,7 @@ let waiting = 0;
 function move() {
   moved = true;
   values();
+  if (view) at("status").textContent = said(view.progress.what);
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     if (!view || !moved) return;

@@ -67,7 +67,9 @@ def answer(comparison: Comparison) -> list[str]:
         found = comparison.against(best, second)[metric]
         interval = f"95 % interval {found.low:.1f} to {found.high:.1f}"
         start = f"{named[metric]}: {best} has the highest mean, {means[best]:.1f}."
-        if found.excludes_zero:
+        if found.mean == found.low == found.high == 0:
+            sentences.append(f"{named[metric]}: {best} and {second} have the highest mean, {means[best]:.1f}.")
+        elif found.excludes_zero:
             sentences.append(f"{start} It is {found.mean:.1f} points higher than {second}, the next one ({interval}).")
         else:
             sentences.append(
