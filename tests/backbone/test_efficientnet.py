@@ -234,6 +234,7 @@ SIDES = st.integers(8, 90)
     interpolation=st.sampled_from(["bicubic", "bilinear", "random"]),
     fill=st.integers(0, 255),
 )
+@pytest.mark.slow  # takes seconds
 def test_preprocessing_is_openclips_to_the_pixel(picture, size, mode, interpolation, fill):
     with references():
         from open_clip.transform import PreprocessCfg, image_transform_v2

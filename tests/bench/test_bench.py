@@ -77,6 +77,7 @@ def bench_of(scene: Scene, **changes) -> Bench:
     return Bench(replace(options, **changes), bench_step.first_step(scene, seed=0))
 
 
+@pytest.mark.slow  # takes seconds
 class TestStages:
     def test_every_stage_computes_the_loss_and_the_gradients_of_naive(self, result):
         measured = result["step"]["stages"]

@@ -45,6 +45,7 @@ def test_other_short_forms_do_not_contradict_either(command: Command) -> None:
     refused(ended, "--device cpu", "--set backbone.device=cuda")
 
 
+@pytest.mark.slow  # takes seconds
 def test_photoclip_says_once_what_a_clip_would_improve(command: Command, small: None) -> None:
     study = ("sweep", "--grid", "fedpgp.mu=0,1", "--methods", "fedpgp", "-o", "out", *sets())
     ended = command(*study, "--backbone", "photoclip")

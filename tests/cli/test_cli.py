@@ -148,6 +148,7 @@ def test_a_recipe_is_named_and_a_file_of_that_name_comes_first(command: Command,
     assert "shots = 3" in command("config", "-c", "pictograms-styles").out
 
 
+@pytest.mark.slow  # takes seconds
 def test_tune_and_ablate_print_tables_and_are_resumed(command: Command, small: None, tmp_path: Path) -> None:
     short = sets("task.clients=2", "task.shots=1", "federation.rounds=1")
     ended = command("tune", "--methods", "promptfl,fedpgp", "--trials", "1", "--seeds", "1", "-o", "t", *short)
@@ -248,6 +249,7 @@ def test_methods_are_listed_with_their_source_and_what_they_send(command: Comman
         ("federate init ours --method zero-shot", "federate server ours"),
     ],
 )
+@pytest.mark.slow  # takes seconds
 def test_a_command_ends_with_the_next_command(
     line: str, following: str, command: Command, small: None, compared: Path, tmp_path: Path
 ) -> None:
@@ -591,6 +593,7 @@ def test_interrupted_run_is_kept_and_resumed(
     assert command("show", "out").out == resumed.out
 
 
+@pytest.mark.slow  # takes seconds
 def test_interrupted_comparison_keeps_the_finished_methods(
     command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
 ) -> None:

@@ -28,6 +28,7 @@ CHOICES = {"rounds": 1, "mu": 0.5, "bottleneck": 2}
 # ---------------------------------------------------------------------------------------------------------- federation
 
 
+@pytest.mark.slow  # takes seconds
 def test_two_demos_at_once_show_what_the_library_computes_and_all_prompts_classify(stage, show):
     other = Show(lambda subject, progress: stage)
     with visiting(show) as visitor, visiting(other) as second:

@@ -53,6 +53,7 @@ def specs_of(page):
     return {name: json.loads(spec) for name, spec in found}
 
 
+@pytest.mark.slow  # takes seconds
 def test_the_page_needs_no_other_file_and_shows_the_results_of_the_runs(compared, tmp_path):
     target = tmp_path / "report.html"
     found = write_report([compared], target, figures=tmp_path / "figures")

@@ -130,6 +130,7 @@ def test_tables_and_figures(finished):
         assert text in drawn
 
 
+@pytest.mark.slow  # takes seconds
 def test_force_replaces_an_ablation_and_a_stopped_ablation_continues(file, finished, own, small, cache, monkeypatch):
     draw_nothing(monkeypatch)
     with locked(own), pytest.raises(InUseError):
