@@ -20,7 +20,10 @@ FEW = {"cifar": 60, "tensors": 100, "safetensors": 200}  # inputs; the other kin
 def test_only_errors_of_our_own_occur(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = dict(fuzz.trials(kind, 0, iter(range(FEW.get(kind, 15))), tmp_path))
-    assert {*found.values()} == {"", "refused"}, "some inputs are harmless, and others are refused"
+    outcomes = {*found.values()}
+    assert "refused" in outcomes and outcomes <= {"", "refused"}
+    # Nearly all damaged models of SentencePiece are refused.
+    assert "" in outcomes or kind == "sentence-pieces", "some inputs are harmless"
 
 
 def test_faults_and_memory_that_was_taken_are_reported(monkeypatch, tmp_path):

@@ -284,6 +284,7 @@ def sentence_pieces(directory: Path) -> Attack:
     SiglipTokenizer(f"{where}.model", model_max_length=64, model_input_names=["input_ids"]).save_pretrained(directory)
     (directory / "tokenizer.json").unlink(missing_ok=True)
     content = (directory / "spiece.model").read_bytes()
+    load_backbone(str(directory))  # the undamaged model is not refused
 
     def attack(draw: random.Random) -> None:
         (directory / "spiece.model").write_bytes(damaged(content, draw))
