@@ -90,5 +90,5 @@ def test_what_cannot_be_joined_is_refused(run, small, photos, cache, tmp_path, m
     monkeypatch.undo()
     with raises(ConfigError, where="promptfl", remedy="`fedpgp predict`"):
         fedpgp.join(plain, str(photos), shots=4, cache=cache)
-    with pytest.raises(DataError, match=r"data\.source"):
+    with raises(DataError, where="nowhere", remedy="Check the path"):
         fedpgp.join(run, str(tmp_path / "nowhere"), cache=cache)

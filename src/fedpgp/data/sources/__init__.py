@@ -143,13 +143,10 @@ def located(data: DataConfig) -> tuple[Path, str]:
         )
     if not exists(path):
         if path.parent != Path():
-            siblings = [str(each) for each in path.parent.iterdir()] if path.parent.is_dir() else []
-            close = difflib.get_close_matches(data.source, siblings, n=1)
-            raise DataError(
-                "there is no such directory or file",
-                where=data.source,
-                remedy=f"Use {close[0]}" if close else f"Check the path. You are in {Path.cwd()}",
-            )
+            siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = difflib.get_close_matches(path.name, siblings, n=1)
+            remedy = f"Use {path.parent / close[0]}" if close else f"Check the path. You are in {Path.cwd()}"
+            raise DataError("there is no such directory or file", where=data.source, remedy=remedy)
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"
         raise DataError(where="data.source", allowed=allowed, got=data.source, remedy=nearest(data.source, names))
