@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def report(
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures needs finished runs. Leave out --live.", param_hint="--figures")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # with small matrices, several threads take a second more
     gc.disable()  # imports and a report leave little garbage, and looking for it takes a second, here and at the exit
     atexit.register(gc.freeze)
     try:
