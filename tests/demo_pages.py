@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 MOST = 60  # seconds from the start to a trained federation
@@ -87,10 +86,3 @@ def trained(page) -> float:
     started = time.monotonic()
     expect(page.locator("#status")).to_contain_text("Finished", timeout=1000 * MOST)
     return time.monotonic() - started
-
-
-def check_accessible(page) -> None:
-    """Ask axe for all faults of a page; there are none."""
-    page.evaluate("Promise.allSettled(document.getAnimations().map(one => one.finished))")  # colours change gradually
-    found = Axe().run(page).response["violations"]
-    assert {one["id"]: one["nodes"][0]["html"] for one in found} == {}

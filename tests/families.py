@@ -346,3 +346,10 @@ def made(tmp_path_factory, open_clip):
 def in_processes(open_clip, tmp_path_factory, monkeypatch):
     """The processes that a test starts can import OpenCLIP, too."""
     monkeypatch.setenv("PYTHONPATH", path_of_processes(tmp_path_factory.mktemp("site")))
+
+
+def edit(file, change):
+    """Change the JSON in a file of a checkpoint."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))

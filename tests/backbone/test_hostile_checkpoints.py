@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import edit
 from raising import raises
 from safetensors.torch import load_file, save_file
 
@@ -27,17 +28,6 @@ from fedpgp.runtime.unpickle import OPERATIONS
 STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"  # a persistent id; %s: the number of values
 TOKENIZER = "tokenizer.json"
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
-
-
-@pytest.fixture
-def copy(compact_checkpoint, tmp_path):
-    return shutil.copytree(compact_checkpoint, tmp_path / "checkpoint")
-
-
-def edit(file, change):
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def integer(number):

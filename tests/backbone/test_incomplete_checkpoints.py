@@ -1,10 +1,8 @@
 """Typical problems of checkpoints: a file is missing, in another place, or from another model."""
 
-import json
-import shutil
-
 import pytest
 import torch
+from families import edit
 from raising import raises
 from safetensors.torch import load_file, save_file
 
@@ -13,17 +11,6 @@ from fedpgp.backbone.files import openai_tokenizer
 from fedpgp.errors import CheckpointError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-
-
-@pytest.fixture
-def copy(compact_checkpoint, tmp_path):
-    return shutil.copytree(compact_checkpoint, tmp_path / "checkpoint")
-
-
-def edit(file, change):
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("removed", [TOKENIZER, TOKENIZER[:1]], ids=["no tokenizer files", "only its config"])

@@ -4,7 +4,8 @@ import re
 import time
 
 import pytest
-from demo_pages import MOST, READY, Cable, check_accessible, port_of, trained, training
+from browser import check_accessible
+from demo_pages import MOST, READY, Cable, port_of, trained, training
 from playwright.sync_api import expect
 
 pytestmark = [

@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from demo_pages import MOST, check_accessible, trained, training
+from browser import check_accessible
+from demo_pages import MOST, trained, training
 from PIL import Image
 from playwright.sync_api import expect
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from demo_pages import MOST, READY, check_accessible, trained
+from browser import check_accessible
+from demo_pages import MOST, READY, trained
 from PIL import Image
 from playwright.sync_api import expect
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from browser import check_accessible
 from large_results import write_clients, write_methods
 
 import fedpgp
@@ -89,7 +90,7 @@ def draw_all(page) -> int:
         ),
     ],
 )
-def test_nothing_overflows_and_everything_is_accessible(visit, pages, name, width, scheme, shoot, check_accessible):
+def test_nothing_overflows_and_everything_is_accessible(visit, pages, name, width, scheme, shoot):
     page = visit(pages[name], width, color_scheme=scheme)
     for _ in range(2):
         drawn = draw_all(page)

@@ -15,7 +15,6 @@ from fedpgp.backbone.foreign_tokenizers import largest_token, staged
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 NEWER = "model*.safetensors"  # transformers' weights
 OLDER = "pytorch_model*.bin"  # transformers' weights if there are no files in the newer format
 SINGLE = {NEWER: "model.safetensors", OLDER: "pytorch_model.bin"}
@@ -44,7 +43,7 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> files.C
     import transformers
 
     older = any(directory.glob(OLDER)) and not any(directory.glob(NEWER))
-    found = {file for pattern in (*FILES, *([OLDER] if older else [])) for file in directory.glob(pattern)}
+    found = {file for pattern in (*files.FILES, *([OLDER] if older else [])) for file in directory.glob(pattern)}
     try:
         model = read_model(name, directory, dtype)
         kind = model.config.model_type

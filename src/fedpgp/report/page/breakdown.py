@@ -14,6 +14,7 @@ import pandas as pd
 from altair.typing import ChartType
 from numpy.typing import NDArray
 
+from fedpgp.evaluation.scoring import confusion
 from fedpgp.report import charts
 from fedpgp.report.style import COLOURS
 from fedpgp.report.tables import text_table, titles
@@ -185,10 +186,10 @@ def confusions(run: Run) -> NDArray[np.int64] | None:
         return None
     count = len(run.results["task"]["base_names"])
     labels, predicted = run.answers["base/labels"].numpy(), run.answers["base/predicted"].numpy()
-    total = np.zeros(count * count, dtype=np.int64)
+    total = np.zeros((count, count), dtype=np.int64)
     for row in predicted:
-        total += np.bincount(labels.astype(np.int64) * count + row, minlength=count * count)
-    return total.reshape(count, count)
+        total += confusion(labels.astype(np.int64), row, count)
+    return total
 
 
 def confusion_frame(run: Run) -> pd.DataFrame:
