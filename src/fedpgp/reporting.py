@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from fedpgp.runtime import escaping
 
 if TYPE_CHECKING:  # these imports take a second, and `fedpgp --help` does not need them
     from fedpgp.config import ExperimentConfig
@@ -60,6 +63,15 @@ def hears_notices(reporter: Reporter) -> bool:
     return type(reporter).notice is not Silent.notice
 
 
+class SafeConsole(Console):
+    """A console whose texts cannot control the terminal: names of files and classes may contain control characters."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as Console does, with visible control characters in all texts."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaping.terminal(segment.text))
+
+
 class ProgressBars(Silent):
     """A reporter that prints progress and notices: bars in a terminal or a notebook, plain lines elsewhere.
 
@@ -76,7 +88,7 @@ class ProgressBars(Silent):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = console or SafeConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

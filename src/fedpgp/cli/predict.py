@@ -30,6 +30,7 @@ from fedpgp.cli.options import (
 )
 from fedpgp.cli.printing import err, next_command, print_listing, say
 from fedpgp.errors import shown
+from fedpgp.runtime.escaping import csv_cell
 
 if TYPE_CHECKING:
     from fedpgp.serving.classifier import Answer
@@ -211,7 +212,7 @@ def _csv(answers: Iterable["Answer"], top: int | None, names: Sequence[str]) -> 
 
     def line(cells: Sequence[object]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        csv.writer(text, lineterminator="\n").writerow(map(csv_cell, cells))
         return text.getvalue()
 
     if top is not None:

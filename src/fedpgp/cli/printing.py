@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Literal
 import click
 from click.core import ParameterSource
 from rich.cells import cell_len
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 import fedpgp
-from fedpgp.reporting import ProgressBars
+from fedpgp.reporting import ProgressBars, SafeConsole
 
 if TYPE_CHECKING:
     from fedpgp.results import formats
     from fedpgp.studies.cells import StudyCell
 
-out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = SafeConsole(width=None if sys.stdout.isatty() else 132, highlight=False, emoji=False)
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 LINES = re.compile("\n")
 UNBROKEN = re.compile(r"\n|(?<!±) (?![±=+])")  # not within "68.1 ± 0.5 ="

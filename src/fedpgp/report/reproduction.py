@@ -11,6 +11,7 @@ from fedpgp.report.tables import TITLES, difference_text, figure_text, figure_te
 from fedpgp.results.formats import Table, latex, markdown, to_csv
 from fedpgp.results.run import Run, columns, spread
 from fedpgp.runs.comparison_plan import seeds_text
+from fedpgp.runtime import escaping
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
 from fedpgp.studies.recipe import Recipe, Side, read_recipe
@@ -33,17 +34,19 @@ def write_reproduction(study: "Study", directory: Path) -> None:
     recipe = read_recipe(study.asked["recipe"])
     all_tables = tables(study)
     made_by = provenance(study)
-    text = [f"# {recipe.title}", recipe.about]
+    text = [f"# {escaping.markdown(recipe.title)}", recipe.about]
     if study.asked["embedded"]:
         text.append(f"Embedded: {recipe.embedded_note}. Do not compare these figures with the figures of the paper.")
-    text += [f"## {shown.heading}\n\n{markdown(shown)}" for shown in all_tables]
+    text += [f"## {escaping.markdown(shown.heading)}\n\n{markdown(shown)}" for shown in all_tables]
     for part in study.parts:
         prefix = f"{slug(part.name)}-" if len(study.parts) > 1 else ""
         drawn = write_figures(study, part, directory, prefix)
         text += [f"![{part.name}: {what}]({name}.svg)\n\n{part.name}: {what}" for name, what in drawn.items()]
-    text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in made_by.items()))
+    text.append(
+        "## Provenance\n\n" + "\n".join(f"- {what}: {escaping.markdown(value)}" for what, value in made_by.items())
+    )
     write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
-    comment = "".join(f"% {what}: {value}\n" for what, value in made_by.items())
+    comment = "".join(f"% {what}: {' '.join(value.split())}\n" for what, value in made_by.items())
     write(directory / "reproduction.tex", (comment + "\n".join(map(latex, all_tables))).encode())
     if reported := reported_rows(study, recipe):
         write(directory / REPORTED, to_csv(reported).encode())

@@ -10,6 +10,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from fedpgp.report.style import COLOURS, write_chart
+from fedpgp.results.formats import frame_to_csv
 from fedpgp.runtime.files import write, write_json
 from fedpgp.serving.score import Score
 from fedpgp.serving.score_tables import FRAMES
@@ -29,7 +30,7 @@ def write_score(score: Score, directory: Path) -> None:
     """
     for name in FRAMES:
         file = directory / f"{'scores' if name == 'models' else name}.csv"
-        write(file, getattr(score, name).to_csv(index=False).encode())
+        write(file, frame_to_csv(getattr(score, name)).encode())
     write_chart(directory, "confusion", confusion_chart(score), ["png"])
     write_chart(directory, "reliability", reliability_chart(score), ["png"])
     write_json(directory / RECORD, score.as_json())

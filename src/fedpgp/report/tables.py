@@ -15,6 +15,7 @@ from fedpgp.results import formats
 from fedpgp.results.formats import Mark, Table, TableCell
 from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns, spread
 from fedpgp.runs.comparison_plan import seeds_text
+from fedpgp.runtime import escaping
 from fedpgp.runtime.files import write
 
 TITLES = {
@@ -183,7 +184,7 @@ def comparison_csv(comparison: Comparison) -> str:
         ("seconds", lambda method: fmean(run.results["seconds"] for run in comparison.of(method))),
     ):
         frame[name] = frame["method"].map(value).astype(object).where(own)
-    return frame.to_csv(index=False)
+    return formats.frame_to_csv(frame)
 
 
 def _has_macro(comparison: Comparison, name: str) -> bool:
@@ -210,7 +211,7 @@ def differences_csv(comparison: Comparison) -> str:
             for metric, difference in comparison.against(first, second).items():
                 rows.append([first, second, metric, difference.mean, difference.low, difference.high])
     frame = pd.DataFrame(rows, columns=["first", "second", "metric", "first_minus_second", "low", "high"])
-    return frame.to_csv(index=False)
+    return formats.frame_to_csv(frame)
 
 
 def _marks(comparison: Comparison, metric: str) -> dict[str, Mark]:
@@ -248,7 +249,7 @@ def text_table(
 
 def markdown(tables: Iterable[Table]) -> str:
     """Return tables as Markdown, each with its heading."""
-    return "\n".join(f"{one.heading}\n\n{formats.markdown(one)}" for one in tables)
+    return "\n".join(f"{escaping.markdown(one.heading)}\n\n{formats.markdown(one)}" for one in tables)
 
 
 def write_tables(directory: Path, name: str, tables: Sequence[Table]) -> None:

@@ -4,7 +4,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedpgp.runtime import escaping
+from fedpgp.runtime.escaping import csv_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mark = Literal["best", "same", "above"]
 MARKS: Mapping[Mark, str] = {"best": "", "same": " =", "above": " +"}
@@ -58,12 +64,11 @@ class Table:
 
 def markdown(table: Table) -> str:
     """Return a table as Markdown."""
-    lines = [
-        [f"**{cell.plain}**" if cell.mark == "best" else cell.plain.replace("\n", "<br>") for cell in row]
-        for row in table.rows
-    ]
-    body = "".join("| " + " | ".join(row) + " |\n" for row in [table.header, ["---"] * len(table.header), *lines])
-    below = [text for text in (table.legend, *table.notes) if text]
+    texts = [[(escaping.markdown(cell.plain), cell.mark) for cell in row] for row in table.rows]
+    lines = [[f"**{text}**" if mark == "best" else text for text, mark in row] for row in texts]
+    header = [list(map(escaping.markdown, table.header)), ["---"] * len(table.header)]
+    body = "".join("| " + " | ".join(row) + " |\n" for row in [*header, *lines])
+    below = [escaping.markdown(text) for text in (table.legend, *table.notes) if text]
     return "\n".join([body, *(f"{text}\n" for text in below)])
 
 
@@ -71,21 +76,21 @@ def latex(table: Table) -> str:
     """Return a table as LaTeX for the package booktabs, with its caption."""
     lines = []
     for row in table.rows:
-        texts = [_latex(cell.text.replace("\n", " ")) for cell in row]
+        texts = [escaping.latex(cell.text) for cell in row]
         marks = {"best": r"\textbf{%s}", "same": r"%s$^{=}$", "above": r"%s$^{+}$", None: "%s"}
         lines.append(" & ".join(marks[cell.mark] % text for text, cell in zip(texts, row, strict=True)))
     return "\n".join(
         [
             r"\begin{table}",
-            rf"  \caption{{{_latex(table.heading)}. {_latex(table.legend)}}}",
+            rf"  \caption{{{escaping.latex(table.heading)}. {escaping.latex(table.legend)}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
             r"    \toprule",
-            "    " + " & ".join(map(_latex, table.header)) + r" \\",
+            "    " + " & ".join(map(escaping.latex, table.header)) + r" \\",
             r"    \midrule",
             *(f"    {line} \\\\" for line in lines),
             r"    \bottomrule",
             r"  \end{tabular}",
-            *(rf"  \par {{\footnotesize {_latex(note)}\par}}" for note in table.notes),
+            *(rf"  \par {{\footnotesize {escaping.latex(note)}\par}}" for note in table.notes),
             r"\end{table}",
             "",
         ]
@@ -97,11 +102,11 @@ def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = No
     text = io.StringIO()
     names = columns or list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    writer.writerow({name: csv_cell(name) for name in names})
+    writer.writerows({key: "" if value is None else csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
-def _latex(text: str) -> str:
-    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "{": r"\{", "}": r"\}", "±": r"$\pm$", "α": r"$\alpha$"}
-    return "".join(special.get(character, character) for character in text)
+def frame_to_csv(frame: "pd.DataFrame") -> str:
+    """Return a frame as CSV, without its index."""
+    return frame.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)

@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 from fedpgp.results.run import Run
+from fedpgp.runtime.escaping import markdown, python
 from fedpgp.runtime.version import __version__
 from fedpgp.serving import checkpoint
 from fedpgp.serving.classifier import Classifier
@@ -31,13 +32,13 @@ def card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]
     task = run.results["task"]
     name, licence = run.config.backbone.checkpoint, classifier.backbone.licence
     header = {"license": licence, "base_model": name}
-    examples = json.dumps([name.replace("_", " ") for name in classifier.base[:SHOWN]], ensure_ascii=False)
+    examples = python([name.replace("_", " ") for name in classifier.base[:SHOWN]])
     return _template("card").substitute(
-        {key: task[key] for key in ("clients", "protocol", "data", "base_classes")},
+        {key: markdown(str(task[key])) for key in ("clients", "protocol", "data", "base_classes")},
         header="".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value != "not stated"),
-        method=run.method,
-        whose=classifier.owner,
-        checkpoint=name,
+        method=markdown(run.method),
+        whose=markdown(classifier.owner),
+        checkpoint=markdown(name),
         seed=run.seed,
         version=__version__,
         accuracies=_accuracies(run, classifier.client),
@@ -45,7 +46,7 @@ def card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]
         usage=_template(f"{facts['library']}/{format}").substitute(
             facts, examples=examples, image=checkpoint.reading(classifier.backbone, facts["library"])
         ),
-        licence=licence,
+        licence=markdown(licence),
     )
 
 

@@ -27,6 +27,7 @@ from fedpgp.backbone.tokens import AnyTokenizer, Tokenizer, text_ids
 from fedpgp.backbone.transformers_files import read_model
 from fedpgp.backbone.transformers_models import TextPart
 from fedpgp.errors import ConfigError
+from fedpgp.runtime.escaping import python
 from fedpgp.serving.classifier import Classes, Classifier
 
 WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # words that are a single token in most vocabularies
@@ -84,8 +85,8 @@ def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
         architecture, _, tag = name.removeprefix(PREFIX).partition("/")
         return {
             "library": library,
-            "checkpoint": f'"{architecture}"',
-            "weights": f'"{architecture}", pretrained="{tag}"',
+            "checkpoint": python(architecture),
+            "weights": f"{python(architecture)}, pretrained={python(tag)}",
         }
     prefix = ""
     if "/" in name and not Path(name).exists():
@@ -93,7 +94,7 @@ def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
     else:
         found, prefix = ".", "local-dir:"
         _copy(backbone, library, directory)
-    full = f'"{prefix if library == "open_clip" else ""}{found}"'
+    full = python(f"{prefix if library == 'open_clip' else ''}{found}")
     return {"library": library, "checkpoint": full, "weights": full}
 
 

@@ -20,6 +20,7 @@ from fedpgp.backbone.transformers_models import PatchedProcessor
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
+from fedpgp.runtime.escaping import python
 from fedpgp.runtime.files import apply_umask, new_directory, write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.serving import checkpoint
@@ -126,8 +127,8 @@ def _prompt(run: Run, classifier: Classifier, classes: Classes, directory: Path)
     template, other = checkpoint.texts(classifier, classes, len(context))
     return {
         **checkpoint.place(classifier.backbone, run.config.backbone.checkpoint, directory),
-        "template": template,
-        "other": other,
+        "template": python(template),
+        "other": python(other),
         "vectors": len(context),
         "padding": _arguments(checkpoint.padding(classifier.backbone)),
     }
@@ -242,7 +243,12 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     with torch.no_grad():
         features = again.get_text_features(**read).pooler_output
     _check_same(nn.functional.normalize(features, dim=-1), head_of(classifier, classes).float(), directory)
-    return {"library": "transformers", "template": template, "vectors": len(tokens), "padding": _arguments(fill)}
+    return {
+        "library": "transformers",
+        "template": python(template),
+        "vectors": len(tokens),
+        "padding": _arguments(fill),
+    }
 
 
 _WRITERS: Mapping[Format, Callable[[Run, Classifier, Classes, Path], dict[str, Any]]] = {

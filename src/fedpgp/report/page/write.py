@@ -139,7 +139,7 @@ def _write_figures(sections: Sequence[Section], directory: Path, progress: Progr
             progress("files", done, len(one.parts), part.name)
             if part.chart is not None and part.frame is not None:
                 write_chart(directory, prefix + part.name, part.chart, ("svg", "pdf", "png"))
-                write(directory / f"{prefix}{part.name}.csv", part.frame.to_csv(index=False).encode())
+                write(directory / f"{prefix}{part.name}.csv", formats.frame_to_csv(part.frame).encode())
             if part.name == "results" and part.table is not None:
                 write(directory / f"{prefix}table.tex", formats.latex(part.table).encode())
         progress("files", len(one.parts), len(one.parts), "")

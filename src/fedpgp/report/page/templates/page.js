@@ -14,7 +14,10 @@ async function copy(text) {
 }
 
 const words = cell => cell.textContent.trim().replace(/\s*\n\s*/g, " ");
-const asCsv = rows => rows.map(row => row.map(cell => /[",\n]/.test(words(cell)) ? `"${words(cell).replaceAll('"', '""')}"` : words(cell)).join(",")).join("\n") + "\n";
+// A name that a spreadsheet would read as a formula begins with an apostrophe, as in the files that fedpgp writes.
+const plain = text => /^[=+\-@＝＋－＠]/.test(text) && !/^[-+][-+\d.,%\s()=]*$/.test(text) ? `'${text}` : text;
+const quoted = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+const asCsv = rows => rows.map(row => row.map(cell => quoted(plain(words(cell)))).join(",")).join("\n") + "\n";
 
 const SPECIAL = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "±": "$\\pm$", "α": "$\\alpha$", "−": "$-$"};
 const escaped = text => text.replace(/[\\^~±α−%&_#{}$]/g, found => SPECIAL[found] ?? "\\" + found);
