@@ -1,4 +1,4 @@
-"""`fedpgp federate init`, `renew` and `app-hash`: write and change the files of a federation."""
+"""`fedpgp federate init`, `renew`, `upgrade` and `app-hash`: write and change the files of a federation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -81,6 +81,23 @@ def renew(
 
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
     say("The server has a new certificate. Restart the server.")
+    next_command("federate", "server", directory)
+
+
+def upgrade(directory: Directory) -> None:
+    """Write the app of a federation again after an upgrade of fedpgp, because nodes run only their own version's app.
+
+    The experiment, the keys, the settings and the runs stay. An unfinished run continues with the next `flwr run`.
+
+    Examples:
+        fedpgp federate upgrade ours
+    """
+    import fedpgp
+    from fedpgp.flower.deployment import upgrade
+    from fedpgp.flower.deployment.layout import FederationLayout
+
+    upgrade.upgrade(FederationLayout(directory))
+    say(f"The app is now the app of fedpgp {fedpgp.__version__}. Its experiment and its configuration are unchanged.")
     next_command("federate", "server", directory)
 
 
