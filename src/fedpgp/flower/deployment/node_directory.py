@@ -18,12 +18,11 @@ from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
 from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
-from fedpgp.flower.deployment.processes import check_port, environment, started
+from fedpgp.flower.deployment.processes import environment, started
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
 REACH = 5.0  # seconds that a server has to answer
-FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower's own interval is a second
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -104,7 +103,6 @@ class NodeDirectory(NodeSettings):
         for private in (key, self.states):
             if private.exists():
                 check_owner(private)
-        check_port("127.0.0.1", self.port)
         open_client(self)
 
     def reach(self) -> str:
@@ -138,7 +136,7 @@ class NodeDirectory(NodeSettings):
             config = Path(address).with_name("node.toml")
             settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device", "plugins")}
             config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
-            with started(self.command(config), environment(self.directory / "flwr", **FAST)) as process:
+            with started(self.command(config), environment(self.directory / "flwr")) as process:
                 yield process
 
     def command(self, config: Path) -> list[str]:
@@ -153,8 +151,6 @@ class NodeDirectory(NodeSettings):
         command = [sys.executable, "-P", "-m", module]  # -P: import nothing from the working directory
         command += ["--experiment", self.experiment, *(f"--app={digest}" for digest in names(self.apps))]
         command += ["--superlink", self.superlink, "--node-config", str(config)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
         if self.insecure:
-            return [*command, "--insecure"]
-        command += ["--root-certificates", str(self.directory / "ca.crt")]
-        return [*command, "--auth-supernode-private-key", str(self.directory / "key")]
+            return command
+        return [*command, "--root-certificates", str(self.directory / "ca.crt"), "--key", str(self.directory / "key")]
