@@ -19,7 +19,6 @@ from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.metrics import exporter
 from fedpgp.flower.deployment.superlink import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
@@ -111,12 +110,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         with writing(directory, remedy):
             write_records(state.records(), directory)
         nodes.gather()
-        with exporter(settings.metrics_port, nodes.run) as hear:
-            for record in run_rounds(spec, nodes, state):
-                with writing(directory, remedy):
-                    add_record(record, directory)
-                hear(record)
-                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _missing(record))
+        for record in run_rounds(spec, nodes, state):
+            with writing(directory, remedy):
+                add_record(record, directory)
+            log.info("round %d of %d: %s%s", record["round"], total, headline(record), _missing(record))
         records, last, server = state.records(), state.evaluation(), state.server()
         assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
