@@ -19,7 +19,8 @@ from fedpgp.flower.deployment.credentials import check_certificate, write_author
 from fedpgp.flower.deployment.gate import Limits
 from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
-from fedpgp.flower.deployment.processes import NodeDirectory, environment
+from fedpgp.flower.deployment.node_directory import NodeDirectory
+from fedpgp.flower.deployment.processes import environment
 
 
 @pytest.fixture

@@ -60,11 +60,12 @@ def node(
     Examples:
         fedpgp federate node node-0 --data /srv/photos
     """
-    from fedpgp.flower.deployment import processes
+    from fedpgp.flower.deployment.node_directory import NodeDirectory
+    from fedpgp.flower.deployment.processes import end_on_sigterm
 
-    processes.end_on_sigterm()
+    end_on_sigterm()
     given = {"data": data, "state": state, "cache": cache, "device": device}
-    node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
+    node = NodeDirectory.read(directory.absolute(), insecure, **given)
     node.check()
     say(f"client {node.client}: the data, the checkpoint and the keys are valid")
     say(node.reach())
@@ -106,7 +107,7 @@ def up(
     from fedpgp.federation.run_spec import rounds_of
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
-    from fedpgp.flower.deployment.processes import NodeDirectory
+    from fedpgp.flower.deployment.node_directory import NodeDirectory
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
