@@ -30,10 +30,14 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
         fedpgp federate server ours
     """
     from fedpgp.flower.deployment import processes
+    from fedpgp.flower.deployment.layout import FederationLayout
+    from fedpgp.flower.deployment.monitor import monitored_server
     from fedpgp.flower.deployment.superlink import run_server
 
     processes.end_on_sigterm()
-    raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes can connect")))
+    with monitored_server(FederationLayout(directory)):
+        code = run_server(directory, insecure, lambda: say("the server listens; nodes can connect"))
+    raise typer.Exit(code)
 
 
 def node(

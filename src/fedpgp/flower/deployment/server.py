@@ -20,7 +20,6 @@ from fedpgp.federation.state import FILE, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.metrics import exporter
 from fedpgp.flower.deployment.superlink import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
@@ -130,14 +129,12 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
             write_records(state.records(), directory)
         nodes.gather()
         absences = Absences()
-        with exporter(settings.metrics_port, nodes.run) as hear:
-            for record in run_rounds(spec, nodes, state):
-                with writing(directory, remedy):
-                    add_record(record, directory)
-                hear(record)
-                for sentence in absences.of(record):
-                    log.warning("%s", sentence)
-                log.info("round %d of %d: %s", record["round"], total, headline(record))
+        for record in run_rounds(spec, nodes, state):
+            with writing(directory, remedy):
+                add_record(record, directory)
+            for sentence in absences.of(record):
+                log.warning("%s", sentence)
+            log.info("round %d of %d: %s", record["round"], total, headline(record))
         records, last, server = state.records(), state.evaluation(), state.server()
         assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
