@@ -102,7 +102,7 @@ def up(
     from fedpgp.federation.run_spec import rounds_of
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
-    from fedpgp.flower.deployment.processes import NodeDirectory
+    from fedpgp.flower.deployment.processes import NodeDirectory, end_on_sigterm
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
@@ -111,6 +111,7 @@ def up(
             "--local is missing: `fedpgp federate up` starts all processes on this machine. Add --local, or use"
             " `fedpgp federate init` for several machines."
         )
+    end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic.dataclasses import dataclass
 
 from fedpgp.errors import ConfigError, OutputError
+from fedpgp.flower.deployment import guardian
 from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
@@ -24,7 +25,7 @@ from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
 REACH = 5.0  # seconds that a server has to answer
-ENDING = 10.0  # seconds that a process has to end by itself
+ENDING = 6.0  # seconds that a process has to end by itself
 FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower's own interval is a second
 SCRIPTS = Path(sys.executable).parent
 
@@ -200,7 +201,7 @@ class NodeDirectory(NodeSettings):
 def started(
     command: list[str], env: Mapping[str, str], log: Path | None = None, directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the block ends.
+    """Run a process until the block ends. All of its descendants end with it, also if this process is killed.
 
     Parameters
     ----------
@@ -209,37 +210,39 @@ def started(
     env
         Environment of the process.
     log
-        File for the output of the process. The process and its children are then a group, which ends together. None
-        means the group and the output streams of this process.
+        File for the output of the process, which then has a session of its own. None means the process group and the
+        output streams of this process.
     directory
         Working directory of the process; None means this process's directory.
+
+    Yields
+    ------
+    subprocess.Popen
+        The process's guardian, which passes on SIGTERM and has the exit code of the process.
     """
+    inner, outer = os.pipe()
     with nullcontext() if log is None else log.open("ab") as file:
+        group = os.getpgrp() if file is None else 0
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", guardian.__file__, str(inner), str(group), *command],
             env=dict(env),
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=None if file is None else subprocess.STDOUT,
+            pass_fds=[inner],
+            process_group=0 if file is None else None,
             start_new_session=file is not None,
         )
+    os.close(inner)
     try:
         yield process
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(ENDING)
-        if log is not None:
-            kill_group(process)
-        process.kill()
+        os.close(outer)  # kills what is left
         process.wait()
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a group, and all processes of the group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def end_on_sigterm() -> None:
