@@ -116,12 +116,16 @@ def own_code() -> dict[str, bytes]:
     return {"federation/__init__.py": b""} | {f"federation/{name}": (templates / name).read_bytes() for name in CODE}
 
 
+def project(name: str, method: str, seed: int, output: str) -> bytes:
+    """Return the pyproject.toml of an app, as the installed fedpgp writes it."""
+    template = resources.files("fedpgp.flower.deployment") / "templates" / "app-pyproject.toml"
+    return template.read_text(encoding="utf-8").format(name=name, method=method, seed=seed, output=output).encode()
+
+
 def _is_own_project(content: bytes) -> bool:
     """Return whether a pyproject.toml differs from fedpgp's only in its name and the values of its configuration."""
-    template = resources.files("fedpgp.flower.deployment") / "templates" / "app-pyproject.toml"
-    empty = template.read_text(encoding="utf-8").format(name="", method="", seed=0, output="")
     try:
-        given, expected = tomllib.loads(content.decode()), tomllib.loads(empty)
+        given, expected = tomllib.loads(content.decode()), tomllib.loads(project("", "", 0, "").decode())
         name, config = given["project"]["name"], given["tool"]["flwr"]["app"]["config"]
         kinds = {key: type(value) for key, value in config.items()}
     except (KeyError, TypeError, AttributeError, ValueError):

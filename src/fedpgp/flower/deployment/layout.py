@@ -62,6 +62,8 @@ class FederationPlan:
         which must be on the loopback address.
     plugins
         Installed methods that all nodes enable. Otherwise the owners of the nodes enable them.
+    monitor_port
+        Port on the server's loopback address for its health and metrics; 0 means none.
     """
 
     name: str
@@ -75,6 +77,7 @@ class FederationPlan:
     node_ports: Sequence[int] = ()
     insecure: bool = False
     plugins: str = ""
+    monitor_port: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the name, the host or a port is not allowed."""
@@ -118,10 +121,11 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """Settings of the gate: the name in the server's certificate, and the address and port on which it listens."""
+    """Settings of the server: the name in its certificate, and the addresses of the gate and of the monitor, or ""."""
 
     host: str
     listen: str
+    monitor: str
 
 
 class FederationLayout:
@@ -150,7 +154,11 @@ class FederationLayout:
     @property
     def gate(self) -> GateSettings:
         """Settings of the gate; raises OutputError if this is not the directory of a federation."""
-        return self._read(self.server / "gate.toml", lambda content: GateSettings(content["host"], content["listen"]))
+
+        def gate(content: dict[str, Any]) -> GateSettings:
+            return GateSettings(content["host"], content["listen"], content.get("monitor", ""))
+
+        return self._read(self.server / "gate.toml", gate)
 
     def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
         try:
@@ -229,6 +237,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "home": layout.flwr,
         "security": "insecure = true" if plan.insecure else f'root-certificates = "{layout.server / "ca.crt"}"',
         "output": f"{layout.runs.name}/{plan.name}",
+        "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
         "services": "".join(_filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
     }
