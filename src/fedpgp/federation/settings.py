@@ -116,13 +116,6 @@ class FederationConfig:
         description="Largest L2 norm of an update's change of the shared part, with simulation and deployment;"
         " larger updates are dropped (ours)",
     )
-    metrics_port: int | None = Field(
-        default=None,
-        ge=1,
-        le=65535,
-        description="Port on the server's loopback address where Prometheus reads the metrics of the last round,"
-        " with deployment; if unset, no port is opened",
-    )
     eval_every: int = Field(
         default=1, ge=1, description="Evaluate after every n-th round, and always after the last (authors' code: 1)"
     )

@@ -154,7 +154,7 @@ def diagnosis_table(comparison: Comparison) -> Table:
 
 
 def caption(comparison: Comparison) -> str:
-    """Return a line that describes the figures."""
+    """Return a line that describes the figures, also how many clients they cover if clients are missing."""
     task = comparison.runs[0].results["task"]
     what = {
         "classes": f"{task['base_classes']} base and {task['novel_classes']} novel classes",
@@ -165,9 +165,15 @@ def caption(comparison: Comparison) -> str:
     dealt = "" if task["partition"] == "classes" else f" ({task['partition']})"
     alphas = {run.alpha for run in comparison.runs if len(run.results["path"]) > 1}
     where = "" if alphas <= {1.0} else f", α {', '.join(f'{alpha:g}' for alpha in sorted(alphas))}"
+    named = len({run.coverage for run in comparison.runs}) > 1
+    covers = dict.fromkeys(
+        f"; Local{f' of {run.method}, seed {run.seed},' if named else ''} covers {run.coverage}"
+        for run in comparison.runs
+        if run.coverage
+    )
     return (
         f"{task['protocol']} on {task['data']}, {task['clients']} clients{dealt}, {what},"
-        f" {task['evaluated_on']} images; last round{where}, percent, {seeds_text(comparison.seeds)}"
+        f" {task['evaluated_on']} images; last round{where}, percent, {seeds_text(comparison.seeds)}{''.join(covers)}"
     )
 
 

@@ -73,6 +73,13 @@ class Run:
         """Random seed of the run."""
         return int(self.results["seed"])
 
+    @property
+    def coverage(self) -> str:
+        """How many clients the results cover, such as "3 of 4 clients"; empty if no client is missing."""
+        if "evaluated" not in self.results:
+            return ""
+        return f"{len(self.results['evaluated'])} of {self.results['task']['clients']} clients"
+
     def at(self, alpha: float | Literal["validation"]) -> "Run":
         """Return the run with the results at an interpolation between the shared (0) and the personal models (1).
 
@@ -396,5 +403,8 @@ def _html(heading: str, frame: "DataFrame") -> str:
 def headline(record: Mapping[str, Any]) -> str:
     """Describe a round in one line: its accuracies if it was evaluated, otherwise its loss."""
     if "local" in record:
-        return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in RANKED if name in record)
+        accuracies = ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in RANKED if name in record)
+        covered = len(record.get("evaluated", ()))
+        missing = sum(drop["in"] == "evaluate" for drop in record.get("dropped", ()))
+        return accuracies + (f" (covers {covered} of {covered + missing} clients)" if covered else "")
     return f"loss {sum(value for name, value in record.items() if name.startswith('loss_')):.3f}"

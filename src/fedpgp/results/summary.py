@@ -41,6 +41,8 @@ def figures(
 ) -> dict[str, Any]:
     """Return the content of results.json.
 
+    If clients are missing from the last evaluation, "evaluated" has the numbers of the other clients.
+
     The main results are from the last round. The mean of the last five evaluated rounds, and the evaluated round and
     the α that are best on validation, are reported, too. The criterion of validation is the harmonic mean of Local and
     Base on the validation images of the base classes.
@@ -72,6 +74,7 @@ def figures(
         "seed": seed,
         "task": _describe(task),
         "rounds": final["round"],
+        **({"evaluated": final["evaluated"]} if "evaluated" in final else {}),
         "private": sorted(private),
         "final": {**{key: final[key] for key in names}, **late, "area": area_of(path)},
         "shared": None if last.shared is None else {key: last.shared[key] for key in names},

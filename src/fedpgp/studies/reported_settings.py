@@ -20,7 +20,6 @@ WITHOUT_EFFECT = frozenset(
         "backbone.device",
         "federation.engine",
         "federation.deadline",
-        "federation.metrics_port",
         "federation.eval_every",
         "federation.path_points",
     }

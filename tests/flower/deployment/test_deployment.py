@@ -26,7 +26,8 @@ from fedpgp.data.sources import pictograms
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import LocalFederation, finished_rounds, free_ports, local_federation
-from fedpgp.flower.deployment.processes import SCRIPTS, NodeDirectory, environment
+from fedpgp.flower.deployment.node_directory import NodeDirectory
+from fedpgp.flower.deployment.processes import SCRIPTS, environment
 from fedpgp.flower.deployment.superlink import server
 from fedpgp.report import tables
 

@@ -8,7 +8,7 @@ import torch
 
 import fedpgp
 from fedpgp.flower.deployment.local import local_federation
-from fedpgp.flower.deployment.processes import NodeDirectory
+from fedpgp.flower.deployment.node_directory import NodeDirectory
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
 from federation_kills import new_federation

@@ -19,7 +19,8 @@ from fedpgp.flower.deployment.credentials import check_certificate, write_author
 from fedpgp.flower.deployment.gate import Limits
 from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
-from fedpgp.flower.deployment.processes import NodeDirectory, environment
+from fedpgp.flower.deployment.node_directory import NodeDirectory
+from fedpgp.flower.deployment.processes import environment
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
     assert command("federate", "init", "ours", "--nodes", "2", *options).code == 0
     layout = FederationLayout(Path("ours").absolute())
     assert layout.connection.address == "127.0.0.1:9100"
-    assert layout.gate == ("server.example.org", "0.0.0.0:443")
+    assert layout.gate == ("server.example.org", "0.0.0.0:443", "127.0.0.1:9095")
     assert NodeDirectory.read(layout.node(1)).superlink == "server.example.org:443"
     assert "listen 443 ssl" in (layout.server / "nginx.conf").read_text()
     in_container = tomllib.loads((layout.directory / "compose" / "config.toml").read_text())["superlink"]["ours"]
@@ -43,7 +44,7 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
 
 
 def test_for_one_machine_the_gate_listens_on_the_loopback_address(layout):
-    assert layout.gate == ("127.0.0.1", "127.0.0.1:8000")
+    assert layout.gate.listen == "127.0.0.1:8000"
 
 
 def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loopback_address(layout, command):

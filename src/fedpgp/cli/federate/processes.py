@@ -30,10 +30,14 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
         fedpgp federate server ours
     """
     from fedpgp.flower.deployment import processes
+    from fedpgp.flower.deployment.layout import FederationLayout
+    from fedpgp.flower.deployment.monitor import monitored_server
     from fedpgp.flower.deployment.superlink import run_server
 
     processes.end_on_sigterm()
-    raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes can connect")))
+    with monitored_server(FederationLayout(directory)):
+        code = run_server(directory, insecure, lambda: say("the server listens; nodes can connect"))
+    raise typer.Exit(code)
 
 
 def node(
@@ -56,11 +60,12 @@ def node(
     Examples:
         fedpgp federate node node-0 --data /srv/photos
     """
-    from fedpgp.flower.deployment import processes
+    from fedpgp.flower.deployment.node_directory import NodeDirectory
+    from fedpgp.flower.deployment.processes import end_on_sigterm
 
-    processes.end_on_sigterm()
+    end_on_sigterm()
     given = {"data": data, "state": state, "cache": cache, "device": device}
-    node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
+    node = NodeDirectory.read(directory.absolute(), insecure, **given)
     node.check()
     say(f"client {node.client}: the data, the checkpoint and the keys are valid")
     say(node.reach())
@@ -102,7 +107,7 @@ def up(
     from fedpgp.federation.run_spec import rounds_of
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
-    from fedpgp.flower.deployment.processes import NodeDirectory
+    from fedpgp.flower.deployment.node_directory import NodeDirectory
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 

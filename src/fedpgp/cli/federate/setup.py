@@ -29,6 +29,15 @@ def init(
             " loopback address of the server.",
         ),
     ] = 9092,
+    monitor_port: Annotated[
+        int,
+        typer.Option(
+            "--monitor-port",
+            min=0,
+            max=65535,
+            help="Port on the server's loopback address for its health and its metrics (Prometheus). 0: none.",
+        ),
+    ] = 9095,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the federation.", show_default="the name of the directory")
     ] = None,
@@ -57,7 +66,11 @@ def init(
     experiment, method = options.deployment(nodes, class_names)
     name = name or directory.absolute().name
     insecure, seed = options.insecure, options.seed
-    plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
+    plan = FederationPlan(
+        *(name, host, port, superlink_port, nodes, experiment, method, seed),
+        insecure=insecure,
+        monitor_port=monitor_port,
+    )
     layout = create(directory, plan, force)
     out.print(
         f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False

@@ -67,6 +67,8 @@ class FederationPlan:
         which must be on the loopback address.
     plugins
         Installed methods that all nodes enable. Otherwise the owners of the nodes enable them.
+    monitor_port
+        Port on the server's loopback address for its health and metrics; 0 means none.
     """
 
     name: str
@@ -80,6 +82,7 @@ class FederationPlan:
     node_ports: Sequence[int] = ()
     insecure: bool = False
     plugins: str = ""
+    monitor_port: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the name, the host or a port is not allowed."""
@@ -123,10 +126,11 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """Settings of the gate: the name in the server's certificate, and the address and port on which it listens."""
+    """Settings of the server: the name in its certificate, and the addresses of the gate and of the monitor, or ""."""
 
     host: str
     listen: str
+    monitor: str
 
 
 class FederationLayout:
@@ -155,7 +159,11 @@ class FederationLayout:
     @property
     def gate(self) -> GateSettings:
         """Settings of the gate; raises OutputError if this is not the directory of a federation."""
-        return self._read(self.server / "gate.toml", lambda content: GateSettings(content["host"], content["listen"]))
+
+        def gate(content: dict[str, Any]) -> GateSettings:
+            return GateSettings(content["host"], content["listen"], content.get("monitor", ""))
+
+        return self._read(self.server / "gate.toml", gate)
 
     def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
         try:
@@ -245,6 +253,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "home": layout.flwr,
         "security": "insecure = true" if plan.insecure else f'root-certificates = "{layout.server / "ca.crt"}"',
         "output": f"{layout.runs.name}/{plan.name}",
+        "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
         "alias": "localhost" if is_address(plan.host) else plan.host,
         "insecurely": ", --insecure" if plan.insecure else "",

@@ -1,7 +1,7 @@
 """The app that a SuperLink runs: the loop of a run whose clients are SuperNodes."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.state import FILE, State
+from fedpgp.flower.client_app import EVALUATE, TRAIN
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.metrics import exporter
 from fedpgp.flower.deployment.superlink import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
@@ -28,6 +28,8 @@ from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
 from fedpgp.results.summary import figures, prompts_of
 from fedpgp.runs.setup import checked, run_spec
+
+PHASES = {TRAIN: "training", EVALUATE: "evaluation"}
 
 log = logging.getLogger("fedpgp")
 
@@ -44,16 +46,31 @@ def make_server_app(experiment: Path) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        log.handlers = logging.getLogger("flwr").handlers
+        flower = logging.getLogger("flwr")
+        flower.addFilter(OneLine())
+        log.handlers = flower.handlers
         log.setLevel(logging.INFO)
-        try:
-            serve(grid, experiment, context.run_config)
-        except FedPGPError as error:
-            log.error("%s", error)
-            # Flower reports an exception of an app, and streams the app's log, but it does not report an exit.
-            raise RuntimeError(f"fedpgp: error: {error}") from None
+        serve(grid, experiment, context.run_config)
 
     return app
+
+
+class OneLine(logging.Filter):
+    """Report a run that ends with a FedPGPError in one line.
+
+    Flower reports an app as failed only if the app raises an exception. It then logs the traceback and, in six lines,
+    what its exit code means.
+    """
+
+    ended = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FedPGPError):
+            self.ended = True
+            record.msg, record.args, record.exc_info = f"fedpgp: error: {' '.join(str(error).split())}", (), None
+            return True
+        return not (self.ended and record.getMessage().startswith("Exit Code: "))
 
 
 def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
@@ -111,12 +128,13 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         with writing(directory, remedy):
             write_records(state.records(), directory)
         nodes.gather()
-        with exporter(settings.metrics_port, nodes.run) as hear:
-            for record in run_rounds(spec, nodes, state):
-                with writing(directory, remedy):
-                    add_record(record, directory)
-                hear(record)
-                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _missing(record))
+        absences = Absences()
+        for record in run_rounds(spec, nodes, state):
+            with writing(directory, remedy):
+                add_record(record, directory)
+            for sentence in absences.of(record):
+                log.warning("%s", sentence)
+            log.info("round %d of %d: %s", record["round"], total, headline(record))
         records, last, server = state.records(), state.evaluation(), state.server()
         assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
@@ -135,8 +153,22 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     log.info("%s is finished. To see the results: fedpgp show %s", name, directory.absolute())
 
 
-def _missing(record: Mapping[str, Any]) -> str:
-    """Return the clients that are missing from a round, with the reasons."""
-    missing = [f"client {drop['client']}: {drop['reason']}" for drop in record.get("dropped", ())]
-    missing += [f"node {node['node']} is refused: {node['reason']}" for node in record.get("refused", ())]
-    return f" ({'; '.join(text.removesuffix('.') for text in missing)})" if missing else ""
+class Absences:
+    """The clients that are left out of a run, each of which is reported once, and again when it is back."""
+
+    def __init__(self) -> None:
+        self._absent: set[int] = set()
+
+    def of(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for each client that is left out since this round, or is back in this round."""
+        number, absent = record["round"], set[int]()
+        for drop in record.get("dropped", ()):
+            client, reason = drop["client"], drop["reason"].removesuffix(".")
+            if client not in absent | self._absent:
+                yield f"client {client} is left out from round {number} ({PHASES[drop['in']]}) on: {reason}"
+            absent.add(client)
+        for client in sorted(self._absent - absent):
+            if client in record["participants"] or "local" in record:  # otherwise the server did not ask it
+                yield f"client {client} is back in round {number}"
+                self._absent.remove(client)
+        self._absent |= absent

@@ -1,13 +1,16 @@
 """Flower's SuperNode with a guard: it runs only apps that its owner agreed to, and sends no text of an error.
 
-    python -m fedpgp.flower.deployment.supernode --experiment FILE [--app HASH]... [options of flower-supernode]
+    python -m fedpgp.flower.deployment.supernode --experiment FILE [--app HASH]... --superlink ADDRESS
+        --node-config FILE [--root-certificates FILE --key FILE]
 
-With Flower's option --trusted-entities, a SuperNode runs only signed apps. Here this process signs: with a new key, it
+If a SuperNode has a list of trusted entities, it runs only signed apps. Here this process signs: with a new key, it
 signs each app that `AppPolicy` accepts, between the server and Flower. An app that arrives in another way has no
 signature, and Flower refuses it.
 
-This SuperNode also ends when it has given up. Flower's own does not: its main thread ends, for example when a TLS
-handshake is interrupted twice, but a thread of its servers continues, and no service manager restarts it.
+This SuperNode differs from the command flower-supernode in three ways. It runs apps as `app_process` describes. It
+listens on no port, because its processes do not need one. It ends when it has given up: the main thread of
+flower-supernode ends, for example when a TLS handshake is interrupted twice, but the thread of its HTTP server
+continues, and no service manager restarts it.
 """
 
 import argparse
@@ -23,23 +26,28 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
+from flwr.common.config import parse_config_args
+from flwr.common.constant import ISOLATION_MODE_PROCESS, ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal
-from flwr.supernode.cli import flower_supernode
+from flwr.supernode.nodestate import NodeStateFactory
 
-from fedpgp.errors import FedPGPError
+from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.flower.deployment.app_policy import AppPolicy, AppRefused
+from fedpgp.flower.deployment.app_process import AnsweringState, prepare
+from fedpgp.flower.deployment.credentials import COPY_AGAIN
 
 CONNECTION = "http_request_response"  # Flower's name of the function that connects a node with its server
 SIGNER = "fpk_fedpgp"  # name of the key in Flower
@@ -50,13 +58,13 @@ Connect = Callable[..., AbstractContextManager[tuple[Any, ...]]]
 
 
 @contextmanager
-def guarded(policy: AppPolicy) -> Iterator[list[str]]:
+def guarded(policy: AppPolicy) -> Iterator[dict[str, str]]:
     """Let SuperNodes of this process run only apps that a policy accepts, until the block ends.
 
     Yields
     ------
-    list[str]
-        Further options with which the SuperNode must be started.
+    dict[str, str]
+        The trusted entities with which the SuperNode must be started.
 
     Raises
     ------
@@ -71,14 +79,11 @@ def guarded(policy: AppPolicy) -> Iterator[list[str]]:
         )
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    with TemporaryDirectory(prefix="fedpgp-") as directory:
-        trusted = Path(directory) / "trusted.yaml"
-        trusted.write_text(json.dumps({SIGNER: public.decode()}), encoding="utf-8")  # JSON is also YAML
-        setattr(start_client_internal, CONNECTION, _guard(connect, policy, key))
-        try:
-            yield ["--trusted-entities", str(trusted)]
-        finally:
-            setattr(start_client_internal, CONNECTION, connect)
+    setattr(start_client_internal, CONNECTION, _guard(connect, policy, key))
+    try:
+        yield {SIGNER: public.decode()}
+    finally:
+        setattr(start_client_internal, CONNECTION, connect)
 
 
 def _guard(connect: Connect, policy: AppPolicy, key: Ed25519PrivateKey) -> Connect:
@@ -134,18 +139,49 @@ def without_text(message: Message) -> Message:
     return plain
 
 
+def read_key(path: Path) -> EllipticCurvePrivateKey:
+    """Return the private key of a node; raise OutputError if the file does not have one."""
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise OutputError(f"the key cannot be read: {error}", where=str(path), remedy=COPY_AGAIN) from error
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise OutputError("the file does not have an elliptic-curve key", where=str(path), remedy=COPY_AGAIN)
+    return key
+
+
+def run_supernode(options: argparse.Namespace) -> None:
+    """Run a guarded SuperNode until it ends with SystemExit or another exception."""
+    states = NodeStateFactory(ObjectStoreFactory())
+    states.state_instance = AnsweringState(states.objectstore_factory.store())
+    certificates = options.root_certificates
+    key = None if options.key is None else read_key(options.key)
+    with guarded(AppPolicy(options.experiment, options.app)) as trusted:
+        prepare()
+        start_client_internal.start_client_internal(
+            state_factory=states,
+            server_address=options.superlink,
+            node_config=parse_config_args([str(options.node_config)]),
+            root_certificates=None if certificates is None else certificates.read_bytes(),
+            insecure=certificates is None,
+            authentication_keys=None if key is None else (key, key.public_key()),
+            isolation=ISOLATION_MODE_PROCESS,
+            trusted_entities=trusted,
+        )
+
+
 def main() -> None:
     """Run the guarded SuperNode and exit with its code."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--experiment", type=Path, required=True)
     parser.add_argument("--app", action="append", default=[])
-    options, flowers = parser.parse_known_args()
+    parser.add_argument("--superlink", required=True)
+    parser.add_argument("--node-config", type=Path, required=True)
+    parser.add_argument("--root-certificates", type=Path)
+    parser.add_argument("--key", type=Path)
     code = 1
     try:
-        with guarded(AppPolicy(options.experiment, options.app)) as trusted:
-            sys.argv[1:] = [*flowers, *trusted]
-            flower_supernode()
-        code = 0
+        run_supernode(parser.parse_args())
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except FedPGPError as error:

@@ -1,0 +1,156 @@
+"""A node's directory, with the checks for problems that would stop the node later, and the start of its SuperNode."""
+
+import socket
+import ssl
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tomli_w
+from pydantic.dataclasses import dataclass
+
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.flower.deployment.app import RESIDENT, resident
+from fedpgp.flower.deployment.app_policy import names
+from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
+from fedpgp.flower.deployment.credentials import check_certificate
+from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
+from fedpgp.flower.deployment.processes import environment, started
+from fedpgp.flower.node import check_owner
+from fedpgp.runtime.validation import STRICT
+
+REACH = 5.0  # seconds that a server has to answer
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NodeDirectory(NodeSettings):
+    """A node's directory as `fedpgp federate init` wrote it, with the settings of its node.toml.
+
+    Attributes
+    ----------
+    directory
+        The directory.
+    superlink
+        Address of the server.
+    port
+        Port on the loopback address, for the node's own processes.
+    insecure
+        Whether the node connects without TLS and without a key.
+    apps
+        Hashes of the apps that the owner of the node agreed to run, in addition to fedpgp's own app.
+    """
+
+    directory: Path
+    superlink: str
+    port: int
+    insecure: bool
+    apps: str = ""
+
+    @classmethod
+    def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
+        """Read node.toml.
+
+        Parameters
+        ----------
+        directory
+            The node's directory.
+        insecure
+            Whether the node connects without TLS and without a key.
+        given
+            Settings that replace the settings in node.toml.
+
+        Raises
+        ------
+        OutputError
+            If the directory does not have a node.toml.
+        """
+        file = directory / "node.toml"
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"this is not a node's directory: {file} cannot be read ({cause(error)})",
+                where=str(directory),
+                remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
+            ) from error
+        content |= {name: value for name, value in given.items() if value is not None}
+        content |= {"state": content.get("state") or str(directory / "state")}
+        content |= {"directory": directory, "experiment": str(directory / "experiment.toml"), "insecure": insecure}
+        return cls.of(content)
+
+    def check(self) -> None:
+        """Open the client as its node will do, to report problems now and to fill the feature cache.
+
+        Raises
+        ------
+        FedPGPError
+            If a problem would stop the node.
+        """
+        authority, key = self.directory / "ca.crt", self.directory / "key"
+        if self.insecure:
+            check_insecure(self.superlink)
+        elif not authority.exists() or not key.exists():
+            raise OutputError(
+                "ca.crt or key is missing",
+                where=str(self.directory),
+                remedy="Copy both from the machine where fedpgp federate init was called",
+            )
+        else:
+            check_certificate(authority, authority)
+        for private in (key, self.states):
+            if private.exists():
+                check_owner(private)
+        open_client(self)
+
+    def reach(self) -> str:
+        """Return a sentence that tells whether the server answers. No answer is not an error: the node waits for it.
+
+        Raises
+        ------
+        ConfigError
+            If the server belongs to another federation.
+        """
+        host, port = host_and_port(self.superlink)
+        try:
+            with socket.create_connection((host, port), timeout=REACH) as connection:
+                if not self.insecure:
+                    secure = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
+                    secure.wrap_socket(connection, server_hostname=host).close()
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigError(
+                f"the server's certificate is not from this federation: {error.verify_message}",
+                where=self.superlink,
+                remedy="Ask the server's operator for ca.crt, and for the --host of fedpgp federate init",
+            ) from error
+        except OSError as error:
+            return f"the server at {self.superlink} does not answer yet ({error}); the node waits for it"
+        return f"the server at {self.superlink} answers"
+
+    @contextmanager
+    def supernode(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the SuperNode of a client until the block ends. The client stays loaded in this process."""
+        with resident(answer_as) as address:
+            config = Path(address).with_name("node.toml")
+            settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device", "plugins")}
+            config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
+            with started(self.command(config), environment(self.directory / "flwr")) as process:
+                yield process
+
+    def command(self, config: Path) -> list[str]:
+        """Return the command that starts the SuperNode.
+
+        Parameters
+        ----------
+        config
+            File with the settings that Flower passes on with every message.
+        """
+        module = "fedpgp.flower.deployment.supernode"
+        command = [sys.executable, "-P", "-m", module]  # -P: import nothing from the working directory
+        command += ["--experiment", self.experiment, *(f"--app={digest}" for digest in names(self.apps))]
+        command += ["--superlink", self.superlink, "--node-config", str(config)]
+        if self.insecure:
+            return command
+        return [*command, "--root-certificates", str(self.directory / "ca.crt"), "--key", str(self.directory / "key")]
