@@ -15,6 +15,7 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.app_policy import EXPERIMENT, NAME, PYPROJECT, own_code
 from fedpgp.flower.deployment.credentials import write_authority, write_node_key, write_server
+from fedpgp.flower.deployment.wheel import write_wheel
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, write
 
 S = TypeVar("S")
@@ -25,8 +26,12 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:
 # Template -> file in the directory of a federation.
 TEMPLATES = {
     "README.md": "README.md",
-    "Dockerfile": "Dockerfile",
     "compose.yaml": "compose.yaml",
+    "Dockerfile": "image/Dockerfile",
+    "as-owner": "image/as-owner",
+    "constraints.txt": "image/constraints.txt",
+    "healthy": "image/healthy",
+    "keep": "image/keep",
     "app-pyproject.toml": f"app/{PYPROJECT}",
     "flwr-config.toml": "flwr/config.toml",
     "gate.toml": "server/gate.toml",
@@ -190,6 +195,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
 def check_insecure(address: str) -> None:
     """Raise ConfigError if others could read what is sent to an address without TLS."""
     if not is_loopback(host_and_port(address)[0]):
@@ -228,35 +242,43 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         FederationLayout(directory).connection  # noqa: B018 raises an error if this is not a federation's directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     layout = FederationLayout(directory.absolute())
+    loopback, port = is_loopback(plan.host), plan.port
     values = {
         **vars(plan),
         "address": plan.address,
         "superlink": plan.superlink,
-        "listen": f"{'127.0.0.1' if is_loopback(plan.host) else '0.0.0.0'}:{plan.port}",
+        "listen": f"{'127.0.0.1' if loopback else '0.0.0.0'}:{port}",
+        "publish": f"127.0.0.1:{port}" if loopback else port,
         "directory": layout.directory,
         "home": layout.flwr,
         "security": "insecure = true" if plan.insecure else f'root-certificates = "{layout.server / "ca.crt"}"',
         "output": f"{layout.runs.name}/{plan.name}",
         "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
-        "services": "".join(_filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
+        "alias": "localhost" if is_address(plan.host) else plan.host,
+        "insecurely": ", --insecure" if plan.insecure else "",
     }
+    ports = plan.node_ports or range(NODE_PORT, NODE_PORT + plan.nodes)
+    nodes = [{**values, "client": client, "node_port": ports[client]} for client in range(plan.nodes)]
+    values |= {"services": "".join(_filled("compose-node.yaml", node) for node in nodes)}
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
         files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
-        inside = 'root-certificates = "/federation/server/ca.crt"'  # compose.yaml mounts this file
-        inside = _filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
-        files |= {"compose/config.toml": inside.encode()}
-        for client in range(plan.nodes):
-            port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
-            settings = _filled("node.toml", {**values, "client": client, "port": port})
-            files |= {f"nodes/node-{client}/node.toml": settings.encode()}
+        inside = {**values, "home": "/federation/flwr", "listen": f"0.0.0.0:{port}"}  # as compose.yaml mounts the files
+        if not plan.insecure:
+            inside |= {"security": 'root-certificates = "/federation/server/ca.crt"'}
+        files |= {"compose/config.toml": _filled("flwr-config.toml", inside).encode()}
+        files |= {"compose/gate.toml": _filled("gate.toml", inside).encode()}
+        for client, node in enumerate(nodes):
+            files |= {f"nodes/node-{client}/node.toml": _filled("node.toml", node).encode()}
+            files |= {f"nodes/node-{client}/compose.yaml": _filled("node-compose.yaml", node).encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
         for path, content in files.items():
             make_directory((scratch / path).parent, OWNER_ALONE)
             write(scratch / path, content)
+        write_wheel(scratch / "image")
         for place in (authority, made.server, made.runs):
             make_directory(place, OWNER_ALONE)
         write_authority(authority)
