@@ -30,7 +30,7 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
         fedpgp federate server ours
     """
     from fedpgp.flower.deployment import processes
-    from fedpgp.flower.deployment.superlink import run_server
+    from fedpgp.flower.deployment.serve import run_server
 
     processes.end_on_sigterm()
     raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes can connect")))

@@ -27,6 +27,7 @@ from fedpgp.runtime.validation import STRICT
 REACH = 5.0  # seconds that a server has to answer
 ENDING = 6.0  # seconds that a process has to end by itself
 FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower's own interval is a second
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -41,7 +42,14 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         Further variables.
     """
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "FLWR_HOME": str(home), **more}
+    return {**os.environ, **without_proxy(), "PATH": path, "FLWR_HOME": str(home), **more}
+
+
+def without_proxy() -> dict[str, str]:
+    """Return the environment variables with which HTTP clients use no proxy for addresses of this machine."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(dict.fromkeys([*filter(None, hosts.split(",")), *LOOPBACK]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def check_port(host: str, port: int) -> None:
