@@ -108,6 +108,7 @@ def up(
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
     from fedpgp.flower.deployment.node_directory import NodeDirectory
+    from fedpgp.flower.deployment.processes import end_on_sigterm
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
@@ -116,6 +117,7 @@ def up(
             "--local is missing: `fedpgp federate up` starts all processes on this machine. Add --local, or use"
             " `fedpgp federate init` for several machines."
         )
+    end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)
