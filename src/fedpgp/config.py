@@ -16,13 +16,15 @@ from fedpgp.aggregators import AGGREGATORS, Aggregator
 from fedpgp.backbone.files import PHOTOCLIP
 from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.data.settings import DataConfig, TaskConfig
-from fedpgp.errors import ConfigError, combined, nearest
+from fedpgp.errors import ConfigError, combined, first_line, nearest
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.methods import METHODS, Method, reserved
 from fedpgp.methods.base import TrainedMethod
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.methods.published import PUBLISHED, Setting
+from fedpgp.runtime import limits
 from fedpgp.runtime.files import exists
+from fedpgp.runtime.validation import value_error
 
 EMBEDDED, PHOTOGRAPHS = "pictograms", "photographs"  # recipes of the embedded checkpoints
 SUGGESTED = 3  # sections that a message names if many have the same key
@@ -240,16 +242,20 @@ def _chain(path: Path) -> list[_File]:
 
 def _read(path: Path) -> _File:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(limits.JSON)
+            if file.read(1):
+                allowed = f"at most {limits.JSON:,} characters"
+                raise ConfigError(where=f"the size of {path}", allowed=allowed, got="more", remedy="Shorten the file")
         tables = tomllib.loads(text)
     except OSError as error:
         remedy = f"Use a file that exists, or a recipe: {', '.join(recipes())}"
         raise ConfigError(
             f"the config file cannot be read: {error.strerror}", where=str(path), remedy=remedy
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"the file is not valid TOML: {error}",
+            f"the file is not valid TOML: {first_line(error)}",
             where=str(path),
             remedy="Correct the line, or save the file as UTF-8",
         ) from error
@@ -317,35 +323,6 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
         return ConfigError(f"{name}.{key} is not a key of [{name}]", where=f"{place}", remedy=remedy)
     remedy = f"Change {name}.{key}; `fedpgp config` describes all values"
     return value_error(detail, f"{place}: {name}.{key}", remedy)
-
-
-ALLOWED = (  # pydantic's message -> the words after "must be"
-    (r"Field required", "given"),
-    (r"Input should be a valid boolean.*", "true or false"),
-    (r"Input should be a valid integer.*", "an integer"),
-    (r"Input should be a valid (?:tuple|list|set)", "a list"),
-    (r"Input should be a valid string", "a text"),
-    (r"Input should be a valid (.*)", r"a \1"),
-    (r"Input should be (.*)", r"\1"),
-    (r"String should match pattern (.*)", r"a text that matches the pattern \1"),
-    (r"String should have (.*)", r"a text with \1"),
-    (r"(?:Tuple|List|Set) should have (.*?)(?: after validation.*)?", r"a list with \1"),
-)
-
-
-def allowed(detail: Any) -> str:
-    """Return the words after "must be" for one of pydantic's findings, or "" if its message does not fit."""
-    for pattern, words in ALLOWED:
-        if found := re.fullmatch(pattern, detail["msg"]):
-            return found.expand(words)
-    return ""
-
-
-def value_error(detail: Any, where: str, remedy: str) -> ConfigError:
-    """Return the error for one of pydantic's findings about a value."""
-    if expected := allowed(detail):
-        return ConfigError(where=where, allowed=expected, got=detail["input"], remedy=remedy)
-    return ConfigError(f"{detail['msg']}, got {detail['input']!r}", where=where, got=detail["input"], remedy=remedy)
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:

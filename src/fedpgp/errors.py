@@ -38,7 +38,7 @@ class FedPGPError(Exception):
         if problem:
             self.finding = f"{where}: {problem}" if where else problem
         else:
-            self.finding = f"{where} must be {allowed}" + ("" if got is ... else f", got {_short(got)}")
+            self.finding = f"{where} must be {allowed}" + ("" if got is ... else f", got {short(got)}")
         end = "" if not remedy or PASTED.search(remedy) else "."
         super().__init__(f"{self.finding}. {remedy}{end}" if remedy else self.finding)
 
@@ -89,8 +89,12 @@ def combined(errors: Sequence[ConfigError]) -> ConfigError:
     return ConfigError("\n".join([*map(str, others), last.finding]), remedy=last.remedy)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """Return the first characters of the representation of a value."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # it is nested too deeply, or contains a number with too many digits
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 

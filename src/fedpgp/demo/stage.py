@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, configured_backbone
-from fedpgp.config import ExperimentConfig, load_config, value_error
+from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Progress, split_features
 from fedpgp.data.sources import ImageDataset, Source, load_source
@@ -27,7 +27,7 @@ from fedpgp.errors import ConfigError, DataError, combined
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, RunSetup
 from fedpgp.runs.tasks import make_task
-from fedpgp.runtime.validation import STRICT
+from fedpgp.runtime.validation import STRICT, value_error
 from fedpgp.runtime.workers import Workers
 
 CLIENTS, SHOTS = 6, 8

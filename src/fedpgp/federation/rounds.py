@@ -17,6 +17,7 @@ from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.run_spec import Clients, RunSpec
 from fedpgp.federation.state import ClientState, State, on_device
+from fedpgp.federation.state_check import check_state
 from fedpgp.runtime.workers import Workers
 
 Joining = Callable[[int, Server], dict[str, Any]]  # number of the round, server -> entries of the round's record
@@ -94,10 +95,13 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
 
     Raises
     ------
+    OutputError
+        The state does not fit the run.
     TrainingError
         No client could be evaluated after the last round.
     """
     method, settings, aggregator = spec.method, spec.settings, spec.aggregator
+    check_state(spec, state)
     kept = state.server()
     server = spec.begin() if kept is None else on_device(kept, spec.device)
     numbers = spec.rounds

@@ -66,6 +66,11 @@ class RunSpec:
         self.shared = method.init_shared(task, backbone, generator(seed, "shared"))
         self.trains = bool(self.shared or self.first(0).private)
 
+    @property
+    def images(self) -> dict[str, int]:
+        """Number of images of each test set."""
+        return {name: len(test.images) for name, test in self._task.tests.items()}
+
     def for_newcomers(self, task: Task, epochs: int) -> "RunSpec":
         """Return the specification for clients that join after the last round and fit only their private part.
 

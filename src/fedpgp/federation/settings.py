@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpgp.aggregators import AGGREGATORS
 from fedpgp.methods.base import Beta, Optimizer, Period, Schedule
+from fedpgp.runtime import limits
 from fedpgp.runtime.validation import STRICT
 
 DEFAULT_AGGREGATOR = "fedavg"
@@ -16,7 +17,7 @@ DEFAULT_AGGREGATOR = "fedavg"
 class FederationConfig:
     """Rounds, participation and local training."""
 
-    rounds: int = Field(default=25, ge=1, description="Number of rounds (paper, base-to-novel)")
+    rounds: int = Field(default=25, ge=1, le=limits.ROUNDS, description="Number of rounds (paper, base-to-novel)")
     local_epochs: int = Field(
         default=2, ge=1, description="Epochs of a client's training in each round (paper, base-to-novel)"
     )

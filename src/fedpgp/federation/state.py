@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,12 +26,14 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fedpgp.aggregators import Server, Tensors
-from fedpgp.errors import InUseError, OutputError
+from fedpgp.errors import InUseError, OutputError, first_line
 from fedpgp.evaluation.evaluator import Evaluation, Point
 from fedpgp.runtime.files import tensor_bytes
+from fedpgp.runtime.untrusted import check_file
 
 FILE = "state.sqlite"  # in a run directory
 SCHEMA = 3  # version of the tables below
+MAGIC = bytes.fromhex("d9d505f920a163d7")  # of SQLite, at the beginning of a journal and after the name in it
 PATIENCE = 2.0  # seconds to wait for another process that only reads, such as `fedpgp show`
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
@@ -114,6 +117,7 @@ class State:
         InUseError
             Another process keeps the file open.
         """
+        _check_files(path)
         state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path, patience)
         try:
             state._execute("BEGIN EXCLUSIVE")  # the locking mode keeps this lock until the state is closed
@@ -124,6 +128,9 @@ class State:
             ((schema,),) = state._execute("PRAGMA user_version")
             if schema == 0:
                 raise state._damaged("it is empty")
+            made = {" ".join(sql.split()) for (sql,) in state._execute("SELECT coalesce(sql, '') FROM sqlite_schema")}
+            if schema == SCHEMA and made != {statement.strip() for statement in TABLES.split(";")} - {""}:
+                raise state._damaged("it has other tables, or views or triggers")
             if schema != SCHEMA:
                 raise OutputError(
                     f"it has schema {schema}, but this version of fedpgp reads schema {SCHEMA}",
@@ -173,8 +180,8 @@ class State:
 
     def origin(self) -> dict[str, Any]:
         """Return the description of the run that `create` stored. Its key "run" differs even between equal runs."""
-        ((content,),) = self._execute("SELECT content FROM origin")
-        return json.loads(content)
+        ((content,),) = self._rows("SELECT content FROM origin", 1)
+        return self._json(content)
 
     def server(self) -> Server | None:
         """Return the server after the last round, on the CPU, or None before the first round."""
@@ -186,22 +193,25 @@ class State:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all finished rounds, in order."""
-        return [json.loads(record) for (record,) in self._execute("SELECT record FROM rounds ORDER BY number")]
+        return [self._json(record) for (record,) in self._execute("SELECT record FROM rounds ORDER BY number")]
 
     def rounds(self) -> int:
         """Return the number of finished rounds."""
         ((count,),) = self._execute("SELECT count(*) FROM rounds")
-        return count
+        return int(count)
 
     def evaluation(self) -> Evaluation:
         """Return the last evaluation."""
-        ((arrays, means),) = self._execute("SELECT arrays, means FROM evaluation")
+        ((arrays, means),) = self._rows("SELECT arrays, means FROM evaluation", 1)
         points: dict[float, dict[str, dict[str, Any]]] = defaultdict(lambda: {"clients": {}, "correct": {}})
-        for name, array in sorted(load_arrays(arrays).items()):  # safetensors has no fixed order
-            alpha, kind, key = name.split("/", 2)
-            points[float(alpha)].setdefault(kind, {})[key] = array
-        own = points.pop(1.0)
-        return Evaluation(**own, **json.loads(means), path={alpha: Point(**points[alpha]) for alpha in sorted(points)})
+        try:
+            for name, array in sorted(load_arrays(arrays).items()):  # safetensors has no fixed order
+                alpha, kind, key = name.split("/", 2)
+                points[float(alpha)].setdefault(kind, {})[key] = array
+            own, path = points.pop(1.0), {alpha: Point(**points[alpha]) for alpha in sorted(points)}
+            return Evaluation(**own, **self._json(means), path=path)
+        except (SafetensorError, LookupError, ValueError, TypeError) as error:
+            raise self._damaged(error) from error
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -251,6 +261,19 @@ class State:
         except sqlite3.Error as error:
             raise self._refused(error) from error
 
+    def _rows(self, statement: str, least: int, *values: Any) -> list[Any]:
+        """Return at most one row of a table, and at least `least` rows."""
+        rows = self._execute(statement, *values)
+        if not least <= len(rows) <= 1:
+            raise self._damaged(f"a table has {len(rows)} rows instead of {'1' if least else '0 or 1'}")
+        return rows
+
+    def _json(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(f"it contains JSON that is not valid: {first_line(error)}") from error
+
     def _refused(self, error: sqlite3.Error) -> OutputError:
         if self._path is None:
             return OutputError(
@@ -279,11 +302,39 @@ class State:
         )
 
     def _kept(self, kind: type[Kept], statement: str, *values: Any) -> Kept | None:
-        rows = self._execute(statement, *values)
+        rows = self._rows(statement, 0, *values)
         try:
             return ungrouped(dict(sorted(load(rows[0][0]).items())), kind) if rows else None
-        except SafetensorError as error:
+        except (SafetensorError, LookupError, ValueError, TypeError) as error:
             raise self._damaged(error) from error
+
+
+def _check_files(path: Path) -> None:
+    """Check the files of a state before SQLite opens them.
+
+    The journal of a killed process is read by SQLite. If it ends with the name of another file, SQLite deletes that
+    file. A state has no such name, because its transactions change only one database.
+
+    Raises
+    ------
+    OutputError
+        A file is not a regular file, or the journal names another file.
+    """
+    remedy = "Start the run again, with another -o or with --force"
+    journal = path.with_name(f"{path.name}-journal")
+    for file in (path, journal, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))):
+        with suppress(FileNotFoundError):
+            check_file(file, sys.maxsize, remedy)
+            if file == journal and _end(file, len(MAGIC)) == MAGIC:
+                raise OutputError("it names another file", where=f"{file}", remedy=remedy)
+            if file not in (path, journal):
+                raise OutputError("it does not belong to a state", where=f"{file}", remedy=remedy)
+
+
+def _end(file: Path, count: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - count))
+        return opened.read(count)
 
 
 def on_device(kept: Kept, device: torch.device) -> Kept:

@@ -90,12 +90,10 @@ def tradeoff(comparison: Comparison) -> pd.DataFrame:
         runs = comparison.of(method)
         longest = max((run.results["path"] for run in runs), key=len)
         for run in runs:
-            # If no client left the shared part, the run has one point for all α.
-            path = run.results["path"] * (len(longest) if len(run.results["path"]) == 1 else 1)
-            rows += [
-                [method, run.seed, at["alpha"], point["local"], point["others"]]
-                for at, point in zip(longest, path, strict=True)
-            ]
+            path = run.results["path"]
+            if len(path) == 1:  # if no client left the shared part, the run has one point for all α
+                path = [{**path[0], "alpha": at["alpha"]} for at in longest]
+            rows += [[method, run.seed, point["alpha"], point["local"], point["others"]] for point in path]
     return pd.DataFrame(rows, columns=["method", "seed", "alpha", "local", "others"])
 
 
@@ -169,7 +167,7 @@ def singular_values(run: Run) -> pd.DataFrame:
     rows = []
     for client in run.results["clients"]:
         change = personal_change(run, client["client"])
-        if change is not None:
+        if change is not None and change.numel():
             values = torch.linalg.svdvals(change.double())
             keep = values[values > 1e-6 * values.max().clamp(min=1e-12)]
             rows += [[client["client"], i + 1, float(value)] for i, value in enumerate(keep)]
@@ -185,9 +183,12 @@ def personal_change(run: Run, client: int) -> Tensor | None:
     }
     shared = {name.rpartition("/")[2]: run.prompts[name] for name in run.prompts if name.startswith("shared/")}
     matrices = [tensor for tensor in own.values() if tensor.dim() == 2 and tensor.is_floating_point()]
-    if {"U", "V"} <= set(own) and own["U"].dim() == own["V"].dim() == 2:
-        return own["U"] @ own["V"]
-    contexts = [tensor for tensor in shared.values() if tensor.dim() == 2]
+    contexts = [tensor for tensor in shared.values() if tensor.dim() == 2 and tensor.is_floating_point()]
+    if {"U", "V"} <= set(own):
+        U, V = own["U"], own["V"]
+        fits = U.dim() == V.dim() == 2 and U.shape[1] == V.shape[0] and U.dtype == V.dtype
+        # A product of other shapes could be too large.
+        return U @ V if fits and any(context.shape == (len(U), V.shape[1]) for context in contexts) else None
     if len(matrices) == 1 and len(contexts) == 1 and matrices[0].shape == contexts[0].shape:
         return matrices[0] if "W" in own else matrices[0] - contexts[0]
     return None

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp.backbone import Backbone
-from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import Source
-from fedpgp.errors import OutputError
+from fedpgp.errors import OutputError, first_line
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import Method
+from fedpgp.results.read import CONFIG, open_state, read_config
 from fedpgp.results.summary import provenance
 from fedpgp.runtime.files import write
+from fedpgp.runtime.untrusted import read_text
 
 
 def origin(
@@ -31,7 +33,7 @@ def origin(
 
 def begin(directory: Path, begun: Mapping[str, Any]) -> None:
     """Write the files of a run before its first round into an empty directory."""
-    write(directory / "config.toml", begun["config"].encode())
+    write(directory / CONFIG, begun["config"].encode())
     State.create(directory / FILE, begun).close()
 
 
@@ -52,11 +54,11 @@ def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) 
     """
     configs = []
     for directory in directories:
-        file = directory / "config.toml"
-        configs.append(load_config(file, methods=[type(method) for method in methods]))
-        with State.open(directory / FILE) as state:
-            begun = _flat(state.origin()["config"])
-        now = _flat(file.read_text(encoding="utf-8"))
+        file = directory / CONFIG
+        configs.append(_config(directory, methods))
+        with open_state(directory) as state:
+            begun = _flat(state.origin()["config"], f"{directory / FILE}, origin: config")
+        now = _flat(read_text(file), f"{file}")
         for key in sorted(begun.keys() | now.keys()):
             if begun.get(key) != now.get(key):
                 raise OutputError(
@@ -70,8 +72,14 @@ def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) 
 
 def finished_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
     """Return the config of finished runs, with the arguments and errors of `started_config`."""
-    kinds = [type(method) for method in methods]
-    return _only([load_config(directory / "config.toml", methods=kinds) for directory in directories], directories)
+    return _only([_config(directory, methods) for directory in directories], directories)
+
+
+def _config(directory: Path, methods: Sequence[Method]) -> ExperimentConfig:
+    try:
+        return read_config(directory, [type(method) for method in methods], foreign=False)
+    except FileNotFoundError as error:
+        raise OutputError("the run has no config.toml", where=f"{directory}", remedy="Start the run again") from error
 
 
 def _only(configs: Sequence[ExperimentConfig], directories: Sequence[Path]) -> ExperimentConfig:
@@ -85,8 +93,15 @@ def _only(configs: Sequence[ExperimentConfig], directories: Sequence[Path]) -> E
     return configs[0]
 
 
-def _flat(toml: str) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, keys in tomllib.loads(toml).items() for key, value in keys.items()}
+def _flat(toml: str, where: str) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(toml)
+    except (ValueError, RecursionError) as error:
+        raise OutputError(
+            f"it is not valid TOML ({first_line(error)})", where=where, remedy="Start the run again"
+        ) from error
+    sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
+    return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
 
 
 def check_origin(directory: Path, state: State, here: Mapping[str, Any], notice: Callable[[str], None]) -> None:

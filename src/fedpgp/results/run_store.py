@@ -9,22 +9,31 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load
 
-from fedpgp.config import load_config
-from fedpgp.errors import ConfigError, InUseError, OutputError
-from fedpgp.evaluation.bootstrap import Outcomes
+from fedpgp.errors import FedPGPError, InUseError, OutputError
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import Method
-from fedpgp.methods.plugins import NAME, is_registered
+from fedpgp.methods.plugins import is_registered
+from fedpgp.results.content import Plan
+from fedpgp.results.read import (
+    ANSWERS,
+    OUTCOMES,
+    PROMPTS,
+    PROVENANCE,
+    RECORDS,
+    RESULTS,
+    open_state,
+    read_config,
+    read_json,
+    read_run,
+)
 from fedpgp.results.run import Comparison, Run, Unfinished
-from fedpgp.runtime.files import TensorFile, exists, flush_directory, new_directory, tensor_bytes, write, write_json
+from fedpgp.results.study_content import StudyRecord
+from fedpgp.runtime.files import exists, flush_directory, new_directory, tensor_bytes, write, write_json
 from fedpgp.runtime.validation import flag
 
 PLAN = "plan.json"  # the methods of a comparison, each with its seeds
-ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
-WRITTEN = ("results.json", "provenance.json", ANSWERS, "outcomes.safetensors", "prompts.safetensors", RECORDS)
+WRITTEN = (RESULTS, PROVENANCE, ANSWERS, OUTCOMES, PROMPTS, RECORDS)
 FINISHED = {  # file with the arguments of a study -> its command, and the file that is written last
     "tuning.json": ("tune", "tuned.toml"),
     "ablation.json": ("ablate", "ablation.csv"),
@@ -39,14 +48,14 @@ SHOWN = 4  # directories that a message lists
 def write_run(run: Run, directory: Path) -> None:
     """Write a run into a directory that has its config.toml. With results.json, the last file, the run is finished."""
     write_records(run.rounds, directory)
-    write(directory / "prompts.safetensors", tensor_bytes(run.prompts))
+    write(directory / PROMPTS, tensor_bytes(run.prompts))
     if run.outcomes is not None:
         outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
-        write(directory / "outcomes.safetensors", tensor_bytes(outcomes))
+        write(directory / OUTCOMES, tensor_bytes(outcomes))
     if run.answers:
         write(directory / ANSWERS, tensor_bytes(run.answers))
-    write_json(directory / "provenance.json", run.provenance)
-    write_json(directory / "results.json", run.results)
+    write_json(directory / PROVENANCE, run.provenance)
+    write_json(directory / RESULTS, run.results)
     flush_directory(directory)
 
 
@@ -90,34 +99,13 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
     if is_unfinished(directory):
         raise OutputError("the run is not finished", where=f"{directory}", remedy=resume_remedy(directory))
     try:
-        if not (directory / "config.toml").exists():
-            raise FileNotFoundError("config.toml")
-        config = load_config(directory / "config.toml", methods=methods, foreign=True)
-        results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-        images, outcomes = results["task"]["images"], None
-        if config.federation.engine != "deployment":
-            tensors = load((directory / "outcomes.safetensors").read_bytes())
-            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            outcomes = Outcomes(**arrays, base_images=images["base"], novel_images=images.get("novel", 0))
-        run = Run(
-            config=config,
-            results=results,
-            rounds=[json.loads(line) for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines()],
-            prompts=TensorFile(directory / "prompts.safetensors"),
-            outcomes=outcomes,
-            provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
-            answers=TensorFile(directory / ANSWERS) if (directory / ANSWERS).exists() else {},
-        )
-        run.row, results["path"], results["private"], results["task"]["partition"]  # raises KeyError if one is missing
-        return run
+        return read_run(directory, methods)
     except FileNotFoundError as error:
         problem, remedy = _instead_of_a_run(directory) or (
             f"the directory is not a run, because {error.filename or error} is missing",
             A_RUN,
         )
         raise OutputError(problem, where=f"{directory}", remedy=remedy) from error
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"the run is damaged: {error}", where=f"{directory}", remedy="Run it again") from error
 
 
 def load_comparison(directory: str | Path) -> Comparison:
@@ -133,17 +121,49 @@ def load_comparison(directory: str | Path) -> Comparison:
     OutputError
         The directory does not contain a run, or a run is damaged.
     """
-    runs, unfinished = [], []
+    runs: list[Run] = []
+    unfinished: list[Unfinished] = []
     for (method, seed), cell in cells(Path(directory)).items():
         if not is_unfinished(cell):
-            runs.append(load_run(cell))
+            run = load_run(cell)
+            _check_place(cell, (run.method, run.seed), (method, seed))
+            if reason := unlike(run, runs):
+                raise OutputError(
+                    f"the run cannot be in this comparison: {reason}",
+                    where=f"{cell}",
+                    remedy="Use the directories of the runs separately",
+                )
+            runs.append(run)
             continue
         try:
-            unfinished.append(_look(cell))
+            stopped = _look(cell)
+            _check_place(cell, (stopped.method, stopped.seed), (method, seed))
         except InUseError:
-            rounds = load_config(cell / "config.toml", foreign=True).federation.rounds
-            unfinished.append(Unfinished(method, seed, rounds, running=True))
+            stopped = Unfinished(method, seed, _rounds(cell), running=True)
+        unfinished.append(stopped)
     return Comparison(runs, unfinished)
+
+
+def _check_place(directory: Path, found: tuple[str, int], planned: tuple[str, int]) -> None:
+    if found != planned:
+        raise OutputError(
+            f"the run is of {found[0]} with seed {found[1]}, but it is in the directory of {planned[0]} with seed"
+            f" {planned[1]}",
+            where=f"{directory}",
+            remedy="Move it back, or use its directory separately",
+        )
+
+
+def unlike(run: Run, others: Sequence[Run]) -> str:
+    """Return why a run cannot be in a table with other runs, or ""."""
+    for other in others:
+        if run.results["final"].keys() != other.results["final"].keys():
+            return f"it has other metrics than {other.method} with seed {other.seed}"
+        if run.results["task"]["images"] != other.results["task"]["images"]:
+            return f"it has other numbers of test images than {other.method} with seed {other.seed}"
+        if run.method == other.method and (run.results["shared"] is None) != (other.results["shared"] is None):
+            return f"the shared model was evaluated only with one of the seeds {run.seed} and {other.seed}"
+    return ""
 
 
 def cells(directory: Path) -> dict[tuple[str, int], Path]:
@@ -162,19 +182,14 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     plan, remedy = directory / PLAN, "Use a directory that `fedpgp run` or `fedpgp compare` wrote"
     if not exists(directory):
         raise OutputError("the directory does not exist", where=f"{directory}", remedy=remedy)
-    try:
-        if plan.exists():
-            return planned(directory, _read_plan(plan))
-        if is_unfinished(directory):
-            unfinished = _look(directory)
-            return {(unfinished.method, unfinished.seed): directory}
-        if (directory / "results.json").exists():
-            run = load_run(directory)
-            return {(run.method, run.seed): directory}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(
-            f"the file is damaged: {error}", where=f"{plan}", remedy="Use the directory of one of its runs"
-        ) from error
+    if plan.exists():
+        return planned(directory, _read_plan(plan))
+    if is_unfinished(directory):
+        unfinished = _look(directory)
+        return {(unfinished.method, unfinished.seed): directory}
+    if (directory / RESULTS).exists():
+        run = load_run(directory)
+        return {(run.method, run.seed): directory}
     if inside := _inside(directory):
         raise OutputError(
             "the directory is not a run or a comparison, but contains some",
@@ -206,7 +221,7 @@ def _inside(directory: Path) -> list[Path]:
             if any(above in results for above in path.parents):
                 continue
             with suppress(OSError):  # no permission to read it
-                if any((path / name).exists() for name in (PLAN, "results.json", FILE)):
+                if any((path / name).exists() for name in (PLAN, RESULTS, FILE)):
                     results.append(path)
     return sorted(results, key=lambda path: -path.stat().st_mtime)
 
@@ -217,9 +232,9 @@ def _finished(directory: Path) -> list[Path]:
     if (directory / PLAN).exists():
         try:
             runs = list(planned(directory, _read_plan(directory / PLAN)).values())
-        except (OSError, ValueError, TypeError, KeyError):
+        except OutputError:
             return []
-    return [run for run in runs if (run / "results.json").exists()]
+    return [run for run in runs if (run / RESULTS).exists()]
 
 
 def _some(paths: Sequence[Path]) -> str:
@@ -228,14 +243,8 @@ def _some(paths: Sequence[Path]) -> str:
 
 
 def _read_plan(plan: Path) -> dict[str, list[int]]:
-    """Return the seeds of each method; raise ValueError, TypeError or KeyError for a file that is not a valid plan."""
-    content = json.loads(plan.read_text(encoding="utf-8"))
-    seeds = {name: list(of_method) for name, of_method in dict(content["seeds"]).items()}
-    if not seeds or not all(NAME.fullmatch(name) for name in seeds):  # names become parts of a path
-        raise ValueError(f"the keys of seeds must be names of methods, got {list(seeds)}")
-    for name, of_method in seeds.items():
-        if not of_method or not all(type(seed) is int and seed >= 0 for seed in of_method):
-            raise ValueError(f"the seeds of {name} must be whole numbers from 0, got {of_method}")
+    """Return the seeds of each method in the plan of a comparison; raise OutputError if it is not a valid plan."""
+    seeds: dict[str, list[int]] = read_json(plan, Plan, "Use the directory of one of its runs")["seeds"]
     return seeds
 
 
@@ -252,7 +261,7 @@ def planned(directory: Path, seeds: Mapping[str, Sequence[int]]) -> dict[tuple[s
 
 def is_unfinished(directory: Path) -> bool:
     """Return whether a run was begun in a directory and not finished."""
-    return (directory / FILE).exists() and not (directory / "results.json").exists()
+    return (directory / FILE).exists() and not (directory / RESULTS).exists()
 
 
 def is_compared(directory: Path) -> bool:
@@ -267,8 +276,8 @@ def resume_command(directory: Path) -> str | None:
             return None if (directory / last).exists() else f"fedpgp {name} --resume {directory}"
     if is_compared(directory) and not is_unfinished(directory):
         return None
-    with suppress(ConfigError):
-        if load_config(directory / "config.toml", foreign=True).federation.engine == "deployment":
+    with suppress(FedPGPError, FileNotFoundError):
+        if read_config(directory).federation.engine == "deployment":
             return FLOWER
     command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
     with suppress(OutputError):
@@ -287,10 +296,18 @@ def resume_remedy(directory: Path) -> str:
 
 
 def _look(directory: Path) -> Unfinished:
-    with State.open(directory / FILE, patience=0) as state:
+    rounds = _rounds(directory)
+    with open_state(directory, patience=0) as state:
         origin, records = state.origin(), state.records()
-        rounds = load_config(directory / "config.toml", foreign=True).federation.rounds
         return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
+
+
+def _rounds(directory: Path) -> int:
+    """Return the number of rounds that an unfinished run will have."""
+    try:
+        return read_config(directory).federation.rounds
+    except FileNotFoundError as error:
+        raise OutputError("the run has no config.toml", where=f"{directory}", remedy="Start the run again") from error
 
 
 def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | None = None) -> None:
@@ -356,11 +373,12 @@ def _is_ours(directory: Path) -> bool:
             return all(cell.is_dir() for cell in planned(directory, _read_plan(directory / PLAN)).values())
         for record in FINISHED:
             if (directory / record).exists():
-                return "fedpgp" in json.loads((directory / record).read_text(encoding="utf-8"))
-        load_config(directory / "config.toml", foreign=True)
-    except (OSError, ValueError, TypeError, KeyError, ConfigError):
+                read_json(directory / record, StudyRecord)
+                return True
+        read_config(directory)
+    except (FedPGPError, OSError):
         return False
-    return (directory / FILE).exists() or (directory / "results.json").exists()
+    return (directory / FILE).exists() or (directory / RESULTS).exists()
 
 
 def _check_idle(directory: Path) -> None:

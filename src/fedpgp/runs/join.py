@@ -24,6 +24,7 @@ from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.runs.tasks import data_elsewhere
 from fedpgp.runtime.files import write
+from fedpgp.runtime.tensor_files import check_tensors
 from fedpgp.runtime.validation import whole_number
 
 
@@ -158,13 +159,8 @@ def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
 
 
 def _shared(run: Run, spec: RunSpec) -> Tensors:
-    """Return the shared part of a run; raise ConfigError if it does not fit this checkpoint."""
+    """Return the shared part of a run; raise OutputError if it does not fit this checkpoint."""
     tensors = {name: run.prompts[f"shared/{name}"] for name in spec.shared if f"shared/{name}" in run.prompts}
-    for name, like in spec.shared.items():
-        if name not in tensors or tensors[name].shape != like.shape:
-            raise ConfigError(
-                f"the shared tensor {name} of the run does not fit {spec.method.name} on this checkpoint",
-                where="backbone.checkpoint",
-                remedy="Restore the checkpoint with which the run was trained",
-            )
+    remedy = "Restore the file, and the checkpoint with which the run was trained"
+    check_tensors(tensors, spec.shared, "prompts.safetensors of the run: shared", remedy)
     return {name: value.to(spec.shared[name]) for name, value in tensors.items()}

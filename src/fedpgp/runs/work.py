@@ -10,11 +10,12 @@ from fedpgp.errors import TrainingError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import rounds_of
-from fedpgp.federation.state import FILE, State
+from fedpgp.federation.state import State
 from fedpgp.methods import Method
 from fedpgp.methods.plugins import own_errors
 from fedpgp.reporting import hears_notices
 from fedpgp.results.provenance import check_origin
+from fedpgp.results.read import open_state
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import (
     add_record,
@@ -53,7 +54,7 @@ def work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
             if path is None:
                 states[cell] = stack.enter_context(State.create(origin=setup.open(*cell).origin()))
             elif is_unfinished(path):
-                states[cell] = stack.enter_context(State.open(path / FILE))
+                states[cell] = stack.enter_context(open_state(path))
                 check_origin(path, states[cell], setup.open(*cell).origin(), setup.execution.listener.notice)
         plan = _plan(setup, {cell: state.rounds() for cell, state in states.items()})
         runs = []

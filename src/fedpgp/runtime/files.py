@@ -1,4 +1,4 @@
-"""Atomic writes of files and directories, and tensors that are read one at a time."""
+"""Atomic writes of files and directories."""
 
 import errno
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -99,36 +98,6 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     # Copies are needed, because the library refuses tensors that share memory or are not contiguous.
     form = torch.contiguous_format
     return save({name: tensor.detach().cpu().clone(memory_format=form) for name, tensor in tensors.items()})
-
-
-class TensorFile(Mapping[str, Tensor]):
-    """Tensors of a safetensors file. Each tensor is read from the disk when it is used.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    SafetensorError
-        The file is not a valid safetensors file.
-    """
-
-    def __init__(self, path: Path):
-        self._opened = safe_open(path, framework="pt")
-        self._names = list(self._opened.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._opened.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 @contextmanager

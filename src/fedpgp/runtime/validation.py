@@ -1,13 +1,16 @@
 """Checks of config sections and of function arguments."""
 
+import re
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict
 
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, FedPGPError, short
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Kind = TypeVar("Kind", bound=FedPGPError)
 
 
 def whole_number(value: object, name: str, least: int, remedy: str = "") -> int:
@@ -82,3 +85,36 @@ def flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(where=name, allowed="True or False", got=value, remedy=f"Use {name}=True or {name}=False")
     return value
+
+
+ALLOWED = (  # pydantic's message -> the words after "must be"
+    (r"Field required", "given"),
+    (r"Input should be a valid boolean.*", "true or false"),
+    (r"Input should be a valid integer.*", "an integer"),
+    (r"Input should be a valid (?:tuple|list|set)", "a list"),
+    (r"Input should be a valid string", "a text"),
+    (r"Input should be a valid (.*)", r"a \1"),
+    (r"Input should be (.*)", r"\1"),
+    (r"String should match pattern (.*)", r"a text that matches the pattern \1"),
+    (r"String should have (.*)", r"a text with \1"),
+    (r"(?:Tuple|List|Set) should have (.*?)(?: after validation.*)?", r"a list with \1"),
+)
+
+
+def allowed(detail: Any) -> str:
+    """Return the words after "must be" for one of pydantic's findings, or "" if its message does not fit."""
+    for pattern, words in ALLOWED:
+        if found := re.fullmatch(pattern, detail["msg"]):
+            return found.expand(words)
+    return ""
+
+
+def value_error(detail: Any, where: str, remedy: str, kind: type[Kind] = ConfigError) -> Kind:  # type: ignore[assignment]
+    """Return the error for one of pydantic's findings about a value."""
+    if expected := allowed(detail):
+        return kind(where=where, allowed=expected, got=detail["input"], remedy=remedy)
+    message = detail["msg"]
+    problem = message.removeprefix("Value error, ")
+    if problem == message:  # pydantic's own
+        problem = f"{message}, got {short(detail['input'])}"
+    return kind(problem, where=where, got=detail["input"], remedy=remedy)

@@ -30,6 +30,8 @@ from fedpgp.methods import Frozen, Method, Params
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
 from fedpgp.runtime.files import exists
+from fedpgp.runtime.tensor_files import check_tensors
+from fedpgp.runtime.untrusted import DAMAGED
 from fedpgp.runtime.validation import texts, whole_number
 
 BATCH = 16  # images encoded together
@@ -350,6 +352,8 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     ------
     ConfigError
         If the run has no such model.
+    OutputError
+        If the tensors of the run do not fit its method and its dual encoder.
     """
     like = backbone.logit_scale
 
@@ -360,10 +364,22 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
 
     shared = tensors("shared/")
     private, kept, received = (tensors(f"{group}/{client or 0}/") for group in ("private", "kept", "received"))
+    task, generator = named_task(run.results["task"]["base_names"], run.results["task"]["templates"]), torch.Generator()
+    first = method.init_shared(task, backbone, generator.manual_seed(0))
+    drawn = method.init_private(task, backbone, generator.manual_seed(0), client or 0)
+    predicting = method.for_prediction(Params(first, {}, first)).shared
+    for group, found, expected in (
+        ("shared", shared, predicting),
+        ("private", private, drawn),
+        ("kept", kept, first),
+        ("received", received, first),
+    ):
+        if found or group == "shared":
+            owner = "" if group == "shared" else f" of client {client or 0}"
+            check_tensors(found, expected, f"prompts.safetensors of the run: {group}{owner}", DAMAGED)
     if client is None:
         if not private and run.results["private"]:  # it stayed on the clients' machines, and its values are not used
-            task = named_task(run.results["task"]["base_names"], run.results["task"]["templates"])
-            private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
+            private = drawn
         without = method.without_private(Params(shared, private, shared))
         if without is None:
             raise ConfigError(

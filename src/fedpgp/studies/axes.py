@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from fedpgp.config import parse_change
-from fedpgp.errors import ConfigError, nearest
+from fedpgp.errors import ConfigError, first_line, nearest
 
 Axis = Mapping[str, Sequence[str]]  # label of a point -> changes of the form "section.key=value"
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # name of an axis in a file, which becomes part of a path
@@ -95,9 +95,11 @@ def read_toml(file: Path, what: str) -> dict[str, Any]:
         raise ConfigError(
             f"the {what} cannot be read: {error.strerror}", where=f"{file}", remedy="Name a file that exists"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"the file is not valid TOML: {error}", where=f"{file}", remedy="Correct the file in a text editor"
+            f"the file is not valid TOML: {first_line(error)}",
+            where=f"{file}",
+            remedy="Correct the file in a text editor",
         ) from error
 
 

@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedpgp.aggregators import AGGREGATORS
-from fedpgp.config import SECTIONS, ExperimentConfig, value_error
+from fedpgp.config import SECTIONS, ExperimentConfig
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.optimization import effective
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS
+from fedpgp.runtime.validation import value_error
 
 WITHOUT_EFFECT = frozenset(
     {

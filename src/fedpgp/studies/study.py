@@ -5,9 +5,7 @@ of their kind.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -18,8 +16,10 @@ from fedpgp.config import default_recipe, load_config
 from fedpgp.errors import ConfigError, OutputError, located
 from fedpgp.methods import Method
 from fedpgp.methods.plugins import find_method, fingerprint, is_registered
+from fedpgp.results.read import read_json
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
+from fedpgp.results.study_content import RECORDS
 from fedpgp.runs.choices import chosen_methods
 from fedpgp.runs.comparison_plan import counted, seeds_text
 from fedpgp.runs.execution import Execution, ExecutionOptions
@@ -271,15 +271,15 @@ class Study:
     @classmethod
     def _read(cls, directory: Path, methods: Sequence[str | Method], to_resume: bool = False) -> Self:
         own = named(methods)[1] if methods else {}
-        with reading_record(directory, cls.kind, to_resume) as record:
-            study = cls.from_record(record, directory, own)
-            if to_resume and record.get("code", {}) != study.code:
-                raise OutputError(
-                    f"the code of {', '.join(own)} is not the code at the start of the {cls.kind}",
-                    where=f"{directory}",
-                    remedy="Restore the code, or start again in another directory",
-                )
-            return study
+        record = read_record(directory, cls.kind, to_resume)
+        study = cls.from_record(record, directory, own)
+        if to_resume and record.get("code", {}) != study.code:
+            raise OutputError(
+                f"the code of {', '.join(own)} is not the code at the start of the {cls.kind}",
+                where=f"{directory}",
+                remedy="Restore the code, or start again in another directory",
+            )
+        return study
 
     def _finished(self, directory: Path) -> Self:
         for cell in self.distinct_cells:
@@ -325,9 +325,8 @@ def resume_command(directory: Path, kind: str) -> str:
     return f"fedpgp {command} --resume {directory}"
 
 
-@contextmanager
-def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict[str, Any]]:
-    """Yield the record of a study, which the block reads.
+def read_record(directory: Path, kind: str, to_resume: bool) -> dict[str, Any]:
+    """Return the record of a study after checking it.
 
     Parameters
     ----------
@@ -341,27 +340,23 @@ def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict
     Raises
     ------
     OutputError
-        If there is no record, the block fails to read the record, or the version differs.
+        If there is no record, the record is damaged, or the version differs.
     """
     file = directory / f"{kind}.json"
     command, _ = FINISHED[file.name]
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if to_resume and record["fedpgp"] != __version__:
-            raise OutputError(
-                f"the {kind} was started with fedpgp {record['fedpgp']}, but fedpgp {__version__} is installed",
-                where=f"{directory}",
-                got=record["fedpgp"],
-                remedy="Continue it with the other version, or start again in another directory",
-            )
-        yield record
+        record = read_json(file, RECORDS[kind], "Start again in another directory")
     except FileNotFoundError as error:
         raise OutputError(
             f"the directory has no {kind}",
             where=f"{directory}",
             remedy=f"Name a directory that fedpgp {command} has written",
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    if to_resume and record["fedpgp"] != __version__:
         raise OutputError(
-            f"the file is damaged: {error}", where=f"{file}", remedy="Start again in another directory"
-        ) from error
+            f"the {kind} was started with fedpgp {record['fedpgp']}, but fedpgp {__version__} is installed",
+            where=f"{directory}",
+            got=record["fedpgp"],
+            remedy="Continue it with the other version, or start again in another directory",
+        )
+    return record

@@ -12,7 +12,7 @@ from platformdirs import user_state_path
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedpgp.config import ExperimentConfig, load_config, value_error, with_device
+from fedpgp.config import ExperimentConfig, load_config, with_device
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.flower.deployment.app_policy import names
@@ -21,7 +21,7 @@ from fedpgp.methods import METHODS
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_run
-from fedpgp.runtime.validation import STRICT
+from fedpgp.runtime.validation import STRICT, value_error
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

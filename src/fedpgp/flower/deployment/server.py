@@ -16,7 +16,6 @@ from fedpgp.data.sources import Source
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.state import FILE, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.layout import FederationLayout
@@ -24,6 +23,7 @@ from fedpgp.flower.deployment.superlink import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
 from fedpgp.results.provenance import begin, check_origin, origin
+from fedpgp.results.read import open_state
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
 from fedpgp.results.summary import figures, prompts_of
@@ -111,7 +111,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     if not directory.exists():
         with run_directory(directory, force=False) as scratch:
             begin(scratch, begun)
-    with State.open(directory / FILE) as state:
+    with open_state(directory) as state:
         check_origin(directory, state, begun, log.warning)
         spec = run_spec(config, name, seed, task, backbone)
         for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):

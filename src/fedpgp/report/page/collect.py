@@ -9,8 +9,9 @@ from typing import Any
 
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.state import FILE
+from fedpgp.results.read import read_records
 from fedpgp.results.run import Run
-from fedpgp.results.run_store import PLAN, RECORDS, cells, is_unfinished, load_run
+from fedpgp.results.run_store import PLAN, cells, is_unfinished, load_run, unlike
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def gather(given: Sequence[Path]) -> Gathered:
             faults.append(str(error))
             continue
         runs = tasks.setdefault(_signature(run), {})
+        if reason := unlike(run, list(runs.values())):
+            faults.append(f"{path} is left out: {reason}.")
+            continue
         key = run.method, run.seed
         first = next((known for known, other in runs.items() if (other.method, other.seed) == key), None)
         if first is None:
@@ -122,9 +126,9 @@ def _name(directory: Path) -> str:
 def _records(directory: Path) -> list[dict[str, Any]]:
     """Return the records that the run has written, without an incomplete last line."""
     records = []
-    with suppress(OSError, ValueError):
-        for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines():
-            records.append(json.loads(line))
+    with suppress(OutputError, FileNotFoundError):
+        for record in read_records(directory):
+            records.append(record)
     return records
 
 

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import Method
 from fedpgp.methods.plugins import is_registered
 from fedpgp.results.run_store import locked, run_directory, writing
+from fedpgp.results.study_content import TrialContent
 from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runtime import limits
 from fedpgp.runtime.files import write, write_json
+from fedpgp.runtime.untrusted import parse, read_text
 from fedpgp.runtime.validation import texts, whole_number
-from fedpgp.studies.study import CONFIG, reading_record, resume_command
+from fedpgp.studies.study import CONFIG, read_record, resume_command
 from fedpgp.studies.tuning.evaluation import evaluate, evaluated
 from fedpgp.studies.tuning.proposals import Proposals
 from fedpgp.studies.tuning.space import described_space, search_spaces
@@ -133,10 +136,9 @@ def resume_tuning(
         If the directory has no search, or a search with another version of fedpgp or another task.
     """
     directory, execution = Path(directory), Execution(**options)
-    with reading_record(directory, "tuning", to_resume=True) as record:
-        planned, seeds, objective = record["trials"], record["seeds"], record["objective"]
-        described = dict(record["spaces"])
-        ours = [name for name in described if is_registered(name)]
+    record = read_record(directory, "tuning", to_resume=True)
+    planned, seeds, objective, described = (record[key] for key in ("trials", "seeds", "objective", "spaces"))
+    ours = [name for name in described if is_registered(name)]
     own = [methods] if isinstance(methods, str | Method) else methods
     _, settings = chosen_methods([*ours, *own], directory / CONFIG, ())
     if unknown := described.keys() - settings.methods.keys():
@@ -174,17 +176,13 @@ def resume_tuning(
 
 def _known_trials(directory: Path) -> list[Trial]:
     """Return the finished trials. An incomplete last line, left by a kill, is removed from the file."""
-    path = directory / TRIALS
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    path, remedy = directory / TRIALS, "The file is damaged: start a new search in another directory"
+    content = read_text(path, limits.RECORDS, remedy)
+    whole = content[: content.rfind("\n") + 1]
     if whole != content:
-        write(path, whole)
-    try:
-        return [Trial(**json.loads(line)) for line in whole.splitlines()]
-    except (ValueError, TypeError) as error:
-        raise OutputError(
-            f"the file is damaged: {error}", where=f"{path}", remedy="Start a new search in another directory"
-        ) from error
+        write(path, whole.encode())
+    lines = [parse(line, TrialContent, f"{path}:{at}", remedy) for at, line in enumerate(whole.splitlines(), 1)]
+    return [Trial(**{field.name: line[field.name] for field in fields(Trial) if field.name in line}) for line in lines]
 
 
 def _search(tuning: Tuning, directory: Path, execution: Execution) -> Tuning:

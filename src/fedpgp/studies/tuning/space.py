@@ -15,10 +15,11 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from fedpgp.config import parse_change, value_error
+from fedpgp.config import parse_change
 from fedpgp.errors import ConfigError, combined, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
+from fedpgp.runtime.validation import value_error
 from fedpgp.studies.axes import read_toml
 
 Value = str | float | int | bool | None
