@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,9 +125,15 @@ def init(
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
         fedpgp federate init try --nodes 4
     """
+    from fedpgp.federation.protection import check_protection, with_protection
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
     experiment, method = options.deployment(nodes, class_names)
+    if "federation.protection" not in experiment.origins:
+        settings = with_protection(experiment.federation, experiment.privacy)
+        origins = {**experiment.origins, "federation.protection": "fedpgp federate init"}
+        experiment = replace(experiment, federation=settings, origins=origins)
+    check_protection(experiment.federation, experiment.privacy, experiment.aggregator, nodes)
     name = name or directory.absolute().name
     insecure, seed = options.insecure, options.seed
     plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)

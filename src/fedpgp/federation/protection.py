@@ -165,6 +165,11 @@ def conflict(privacy: PrivacyConfig) -> str:
     return ""
 
 
+def with_protection(settings: FederationConfig, privacy: PrivacyConfig) -> FederationConfig:
+    """Return the settings of a federation of strangers: with protection, unless [privacy] excludes it."""
+    return replace(settings, protection=not conflict(privacy))
+
+
 def protection_notes(
     settings: FederationConfig, privacy: PrivacyConfig, aggregator: Aggregator, clients: int
 ) -> list[str]:
@@ -188,15 +193,9 @@ def protection_notes(
                 f"federation.protection protects against no hostile client, because only {count} of the clients take"
                 f" part in a round; it needs at least {FEWEST}"
             )
-    elif settings.engine == "deployment" and not aggregator.robust:
-        why = conflict(privacy)
-        notes.append(
-            "federation.protection is off"
-            + (f", as it must be with {why}" if why else "")
-            + ": a single hostile client can ruin the shared part"
-            if privacy.differential_privacy != "central"
-            else ""
-        )
+    elif settings.engine == "deployment" and not aggregator.robust and privacy.differential_privacy != "central":
+        why = f" (it cannot be on with {conflict(privacy)})" if conflict(privacy) else ""
+        notes.append(f"federation.protection is off{why}, so a single hostile client can ruin the shared part")
     return notes
 
 
