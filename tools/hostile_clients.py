@@ -1,11 +1,10 @@
 """Measure what hostile clients do to a federation with each aggregator: the tables of docs/federation.md.
 
     python tools/hostile_clients.py docs/results/hostile-clients.csv
-    python tools/hostile_clients.py docs/results/hostile-clients.csv --only-tables
 
 Every row of the file is one run: FedPGP, six rounds of one local epoch, the embedded data with four shots. Rows that
-the file already has are not measured again, so a stopped measurement continues. The tables are written next to the
-file, as Markdown.
+the file already has are not measured again, so a stopped measurement continues. `tools/hostile_tables.py` makes tables
+of the file.
 
 The hostile clients act together: they know the updates of the honest clients and the limits of `federation.protection`.
 The server checks every update as in a network. Local, Novel and the success of the backdoor are means over the honest
@@ -245,10 +244,10 @@ class Cell(NamedTuple):
 
 def cells() -> Iterator[Cell]:
     """Yield all runs of the tables, the most important first."""
-    for clients, partition, name, seed in itertools.product((10,), ("equal", "dirichlet"), RULES[:2], SEEDS):
-        yield Cell(partition, clients, 0, "none", name, seed)
-    for crowds, seed in itertools.product((CROWDS[:2], CROWDS[2:]), SEEDS):
-        for (clients, hostile), attack, name in itertools.product(crowds, ATTACKS, RULES):
+    for partition, name, seed in itertools.product(("equal", "dirichlet"), RULES[:2], SEEDS):
+        yield Cell(partition, 10, 0, "none", name, seed)
+    for crowds, seed, rules in itertools.product((CROWDS[:2], CROWDS[2:]), SEEDS, (RULES[:3], RULES[3:])):
+        for (clients, hostile), attack, name in itertools.product(crowds, ATTACKS, rules):
             if rule(name, clients, hostile):
                 yield Cell("equal", clients, hostile, attack, name, seed)
 
@@ -315,6 +314,7 @@ def measure(path: Path) -> None:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of the file, or nothing if it does not exist."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -324,11 +324,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="CSV file of the runs")
-    parser.add_argument("--only-tables", action="store_true", help="measure nothing; write the tables of the file")
-    options = parser.parse_args()
-    if not options.only_tables:
-        torch.set_num_threads(1)
-        measure(options.file)
+    torch.set_num_threads(1)
+    measure(parser.parse_args().file)
 
 
 if __name__ == "__main__":
