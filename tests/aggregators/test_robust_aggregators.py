@@ -1,8 +1,9 @@
-"""Krum, Multi-Krum and Bulyan, compared with their papers; median and trimmed mean, compared with Flower's."""
+"""Krum, Multi-Krum, Bulyan and the geometric median, compared with their papers; median and trimmed mean, compared with Flower's."""
 
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import agreement
@@ -17,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from raising import raises
 
-from fedpgp.aggregators import Bulyan, Krum, Median, MultiKrum, Server, TrimmedMean, Upload
+from fedpgp.aggregators import Bulyan, GeometricMedian, Krum, Median, MultiKrum, Server, TrimmedMean, Upload
 from fedpgp.errors import ConfigError, TooFewError
 from fedpgp.methods import Local, PromptFL
 
@@ -105,6 +106,47 @@ def test_bulyan_is_the_papers(case):
     f, uploads = case
     found = flat(aggregated(Bulyan(malicious=f), uploads))
     assert found == pytest.approx(naive_bulyan(by_client(uploads), f), rel=1e-9, abs=1e-9)
+
+
+def naive_geometric_median(vectors, smoothing, iterations):
+    """Pillutla et al. 2022, algorithm 2, with equal weights: Weiszfeld's smoothed iterations from the mean."""
+    v = sum(vectors) / len(vectors)
+    for _ in range(iterations):
+        weights = [1 / max(smoothing, float(np.sqrt(((v - w) ** 2).sum()))) for w in vectors]
+        v = sum(beta * w for beta, w in zip(weights, vectors, strict=True)) / sum(weights)
+    return v
+
+
+@given(SEEDS, st.integers(3, 9), st.floats(0.01, 0.5))
+def test_the_geometric_median_is_the_papers(seed, clients, smoothing):
+    uploads = uploads_of(seed, clients, hostile=1)
+    found = flat(aggregated(GeometricMedian(smoothing=smoothing, iterations=500), uploads))
+    assert found == pytest.approx(naive_geometric_median(by_client(uploads), smoothing, 500), abs=1e-4)
+
+
+@given(SEEDS, st.integers(3, 9))
+def test_no_other_point_has_a_smaller_sum_of_distances_than_the_geometric_median(seed, clients):
+    uploads = uploads_of(seed, clients, hostile=1)
+    vectors, found = np.array(by_client(uploads)), flat(aggregated(GeometricMedian(), uploads))
+
+    def total(point):
+        return np.linalg.norm(vectors - point, axis=1).sum()
+
+    rng = np.random.default_rng(seed)
+    others = [*vectors, vectors.mean(0), *(found + rng.normal(0, 0.01, found.shape) for _ in range(5))]
+    assert all(total(found) <= total(other) * (1 + 1e-6) for other in others)
+
+
+@given(SEEDS, st.integers(1, 4), st.floats(1e2, 1e9))
+def test_a_minority_that_agrees_moves_the_geometric_median_little(seed, f, distance):
+    """Its distance to the honest clients is bounded, however far away the hostile ones are (theorem 2 of the paper)."""
+    honest = uploads_of(seed, 2 * f + 1)
+    far = {name: value + distance for name, value in START.items()}
+    uploads = [replace(one, shared=far) if one.client < f else one for one in honest]
+    kept = np.array([flat(one.shared) for one in honest if one.client >= f])
+    spread = np.linalg.norm(kept - kept.mean(0), axis=1).max()
+    bound = spread * (1 + 2 * (f + 1))  # 2 (n - f) / (n - 2 f) times the largest distance
+    assert np.linalg.norm(flat(aggregated(GeometricMedian(), uploads)) - kept.mean(0)) <= bound
 
 
 @given(st.sampled_from(sorted(SELECTING)), SEEDS, st.integers(1, 2))

@@ -137,6 +137,7 @@ def undisturbed(backbone, tmp_path_factory):
 
 CASES = {
     "some take part": (FEDPGP, None, {"participation": 0.6}),
+    "limits against hostile clients": (FEDPGP, None, {"protection": True, "participation": 0.6}),
     "a client's own download": (tiny.small(METHODS["prompt-amp"]), None, {}),
     "others' prompts": (tiny.small(METHODS["pfedmoap"]), None, {}),
     "fine-tuning": (tiny.small(METHODS["promptfl"], finetuning=1), None, {"rounds": 1}),

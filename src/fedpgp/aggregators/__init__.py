@@ -6,7 +6,7 @@ This package may import the runtime and errors. Start with `base`, the contract 
 from fedpgp.aggregators.averaging import FedAdam, FedAvg, FedAvgM, FedYogi
 from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload
 from fedpgp.aggregators.controlled import FedDyn, Scaffold
-from fedpgp.aggregators.robust import Bulyan, Krum, Median, MultiKrum, TrimmedMean
+from fedpgp.aggregators.robust import Bulyan, GeometricMedian, Krum, Median, MultiKrum, TrimmedMean
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     aggregator.name: aggregator
@@ -22,6 +22,7 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
         Krum,
         MultiKrum,
         Bulyan,
+        GeometricMedian,
     )
 }
 

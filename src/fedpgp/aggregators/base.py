@@ -104,6 +104,8 @@ class Aggregator(ABC):
     """Whether local training must call `correct` and `finish`."""
     personal: ClassVar[bool] = False
     """Whether the server sends different messages to different clients."""
+    robust: ClassVar[bool] = False
+    """Whether the rule promises that some hostile clients cannot change its result much, see `survives`."""
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -133,6 +135,14 @@ class Aggregator(ABC):
     def without(self, refused: int) -> Aggregator:
         """Return the rule for a round in which the updates of `refused` faulty clients were already rejected."""
         return self
+
+    def survives(self, clients: int) -> int:
+        """Return how many hostile clients a robust rule survives among `clients` clients whose updates it combines."""
+        return 0
+
+    def remedy(self, clients: int) -> str:
+        """Return what to do if a robust rule survives no hostile client among `clients`: an imperative."""
+        raise NotImplementedError(f"{type(self).__name__} is not robust")
 
     def begin_client(self, shared: Tensors) -> Tensors:
         """Return the aggregator's tensors of a client before its first round. They stay on the client."""

@@ -1,8 +1,8 @@
 """Robust rules, which a few hostile clients cannot change much.
 
-They do not use the number of examples, because a client may report a wrong number. Krum's distances are computed from
-the changes θ_i − θ of the round in float64. Distances between prompts that have hardly changed would otherwise consist
-of rounding errors.
+They do not use the number of examples, because a client may report a wrong number. The distances of Krum, Bulyan and
+the geometric median are computed from the changes θ_i − θ of the round in float64. Distances between prompts that have
+hardly changed would otherwise consist of rounding errors.
 """
 
 import math
@@ -21,7 +21,25 @@ from fedpgp.runtime.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Median(Aggregator):
+class _Robust(Aggregator, ABC):
+    """Base class of rules that survive a minority of hostile clients."""
+
+    robust = True
+
+    def survives(self, clients: int) -> int:
+        return (clients - 1) // 2
+
+    def remedy(self, clients: int) -> str:
+        return f"Use at least {self.fewest} clients in a round: raise task.clients or federation.participation"
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of clients in a round among which the rule survives a hostile one."""
+        return 3
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Median(_Robust):
     """The median of every coordinate (Yin et al. 2018, definition 1).
 
     For an even number of clients, it is the mean of the two middle values.
@@ -36,7 +54,7 @@ class Median(Aggregator):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrimmedMean(Aggregator):
+class TrimmedMean(_Robust):
     """The mean of every coordinate without the largest and smallest share β of the values (Yin et al. 2018)."""
 
     name = "trimmed-mean"
@@ -45,7 +63,16 @@ class TrimmedMean(Aggregator):
     trim: float = Field(default=0.1, ge=0, lt=0.5, description="β, share of the values removed at each end (paper)")
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        return _middle(server, uploads, math.floor(self.trim * len(uploads) + 1e-9))  # 0.29 · 100 is 28.99…
+        return _middle(server, uploads, self.survives(len(uploads)))
+
+    def survives(self, clients: int) -> int:
+        """Return the number of values that are removed at each end, ⌊β n⌋."""
+        return math.floor(self.trim * clients + 1e-9)  # 0.29 · 100 is 28.99…
+
+    def remedy(self, clients: int) -> str:
+        if clients < self.fewest:
+            return super().remedy(clients)
+        return f"Use --set {self.name}.trim={math.ceil(100 / clients) / 100} or more"
 
 
 def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:
@@ -56,7 +83,33 @@ def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class _Selecting(Aggregator, ABC):
+class GeometricMedian(_Robust):
+    """The point with the smallest sum of distances to the updates, by Weiszfeld's iterations (Pillutla et al. 2022).
+
+    An iteration is v ← Σ w_i θ_i / Σ w_i with w_i = 1 / max(ν, ‖v − θ_i‖). It starts from the median of every
+    coordinate instead of the paper's mean. Both lead to the same point, but the mean of hostile updates may be so far
+    away that the paper's three iterations do not reach it.
+    """
+
+    name = "geometric-median"
+    source = "Pillutla et al. 2022, IEEE Transactions on Signal Processing, arXiv 1912.13445, algorithm 2"
+
+    smoothing: float = Field(default=1e-6, gt=0, le=1e3, description="ν, smallest distance in a weight (paper)")
+    iterations: int = Field(default=100, ge=1, le=100_000, description="Number of Weiszfeld's iterations (ours)")
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        if not server.shared:
+            return server
+        changes = _changes(server.shared, uploads)
+        point = changes.median(0).values
+        for _ in range(self.iterations):
+            weights = 1 / torch.linalg.vector_norm(changes - point, dim=1).clamp(min=self.smoothing)
+            point = weights @ changes / weights.sum()
+        return Server(_moved(server.shared, point))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Selecting(_Robust, ABC):
     """Base class of rules that tolerate f hostile clients among n ≥ `multiple` · f + 3 clients."""
 
     multiple = 2
@@ -106,6 +159,21 @@ class _Selecting(Aggregator, ABC):
     def without(self, refused: int) -> "_Selecting":
         """Return the rule for the remaining updates. If r faulty updates were rejected, at most f − r are left."""
         return replace(self, malicious=max(0, self.malicious - refused))
+
+    def survives(self, clients: int) -> int:
+        return self.malicious if clients >= self._needed else 0
+
+    def remedy(self, clients: int) -> str:
+        most = (clients - 3) // self.multiple
+        return (
+            f"Use --set {self.name}.malicious={1 if self.malicious < 1 else most}"
+            if most > 0
+            else super().remedy(clients)
+        )
+
+    @property
+    def fewest(self) -> int:
+        return self.multiple + 3
 
     @property
     def _needed(self) -> int:

@@ -15,6 +15,7 @@ from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standin
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
 from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.protection import protect
 from fedpgp.federation.run_spec import Clients, RunSpec
 from fedpgp.federation.state import ClientState, State, on_device
 from fedpgp.federation.state_check import check_state
@@ -112,12 +113,18 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
         updates: Sequence[ClientUpdate] = []
         downloads: Mapping[int, Download] = {}
         finetunes, lost = spec.finetunes(number), ""
+        clipped: list[int] = []
+        refused: dict[int, str] = {}
         if spec.trains:
             downloads = spec.downloads(number, server)
             updates = pool.train(number, downloads)
+            if settings.protection and not finetunes:
+                received = {client: sent.shared for client, sent in downloads.items()}
+                updates, clipped, refused = protect(updates, received, settings.examples)
             if updates and not finetunes:
+                rule = aggregator.without(pool.refused + len(refused))
                 try:
-                    server = aggregator.without(pool.refused).aggregate(server, [update.upload for update in updates])
+                    server = rule.aggregate(server, [update.upload for update in updates])
                 except TooFewError as error:
                     if not pool.forgiving:
                         raise
@@ -127,6 +134,7 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
             state.keep(server, pool.kept(number, updates))
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             record |= {"lost": lost} if lost else {}
+            record |= {"clipped": clipped} if clipped else {}
             if number % settings.eval_every == 0 or number == last:
                 alphas = path_alphas(settings.path_points if number == last else 1)
                 evaluation = pool.evaluate(number, server, alphas)
@@ -153,6 +161,8 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
                 record |= method.privacy_spent(epochs)
                 record |= aggregator.privacy_spent(federated)
             record |= pool.round_notes(number)
+            dropped = [{"client": client, "in": "train", "reason": reason} for client, reason in refused.items()]
+            record |= {"dropped": [*record.get("dropped", ()), *dropped]} if dropped else {}
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record

@@ -198,9 +198,14 @@ def participants(clients: int, participation: float, rounding: str, seed: int, r
     round_number
         Number of the round.
     """
-    count = max(1, int(participation * clients) if rounding == "down" else round(participation * clients))
+    count = participant_count(clients, participation, rounding)
     order = torch.randperm(clients, generator=generator(seed, "participation", round_number))
     return sorted(order[:count].tolist())
+
+
+def participant_count(clients: int, participation: float, rounding: str) -> int:
+    """Return the number of clients that take part in a round; see `participants`."""
+    return max(1, int(participation * clients) if rounding == "down" else round(participation * clients))
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

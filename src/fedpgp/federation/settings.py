@@ -1,6 +1,6 @@
 """The sections [federation] and [privacy] of the config: rounds, local training and privacy."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -39,6 +39,17 @@ class FederationConfig:
     aggregator: str = Field(
         default=DEFAULT_AGGREGATOR,
         description=f"Aggregator of the shared parts: {', '.join(AGGREGATORS)} (paper: fedavg)",
+    )
+    protection: bool = Field(
+        default=False,
+        description="Limit the change and the weight of each client by the medians of the round, against hostile"
+        " clients; `fedpgp federate init` writes true (ours)",
+    )
+    examples: tuple[Annotated[int, Field(ge=1, le=10**8)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Numbers of training images that the operator knows, in the order of the clients; with protection,"
+        " they are the weights instead of the numbers that the clients report",
     )
     join_epochs: int = Field(
         default=20, ge=1, description="Epochs in which a new client fits its private part, see task.new_clients"

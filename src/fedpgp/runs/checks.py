@@ -16,6 +16,7 @@ from fedpgp.evaluation.inference import kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.privacy import check_privacy
+from fedpgp.federation.protection import check_protection
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Method, Params
@@ -150,6 +151,7 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
         )
     spec = RunSpec(method, task, backbone, config.federation, 0, aggregator)
     received = spec.aggregator.download(spec.begin(), 0).shared
+    check_protection(config.federation, config.privacy, spec.aggregator, spec.clients)
     frozen = frozen_of(method, task, backbone)
     longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
     room = backbone.text.longest - 1 - longest

@@ -19,6 +19,7 @@ from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.optimization import remarks
 from fedpgp.federation.privacy import protected
+from fedpgp.federation.protection import check_protection
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.methods import Method
 from fedpgp.results.provenance import origin
@@ -48,8 +49,14 @@ def run_spec(config: ExperimentConfig, method: str, seed: int, task: Task, backb
         The task.
     backbone
         The dual encoder.
+
+    Raises
+    ------
+    ConfigError
+        A setting against hostile clients cannot work.
     """
     aggregator = protected(config.privacy, config.aggregator)
+    check_protection(config.federation, config.privacy, aggregator, len(task.clients))
     return RunSpec(config.methods[method], task, backbone, config.federation, seed, aggregator)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedpgp.errors import TrainingError
 from fedpgp.federation.privacy import assumptions
+from fedpgp.federation.protection import protection_notes
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import rounds_of
 from fedpgp.federation.state import State
@@ -129,7 +130,8 @@ def _run(opened: OpenRun, directory: Path | None, state: State) -> Records[Run]:
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)
-    for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
+    private = assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds)
+    for sentence in [*private, *protection_notes(settings, config.privacy, spec.aggregator, spec.clients)]:
         reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "local":

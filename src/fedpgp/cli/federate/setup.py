@@ -1,5 +1,6 @@
 """`fedpgp federate init`, `renew`, `upgrade` and `app-hash`: write and change the files of a federation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,9 +62,15 @@ def init(
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
         fedpgp federate init try --nodes 4
     """
+    from fedpgp.federation.protection import check_protection, with_protection
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
     experiment, method = options.deployment(nodes, class_names)
+    if "federation.protection" not in experiment.origins:
+        settings = with_protection(experiment.federation, experiment.privacy)
+        origins = {**experiment.origins, "federation.protection": "fedpgp federate init"}
+        experiment = replace(experiment, federation=settings, origins=origins)
+    check_protection(experiment.federation, experiment.privacy, experiment.aggregator, nodes)
     name = name or directory.absolute().name
     insecure, seed = options.insecure, options.seed
     plan = FederationPlan(

@@ -15,6 +15,7 @@ from fedpgp.data.client_task import OWN, task_elsewhere
 from fedpgp.data.sources import Source
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
+from fedpgp.federation.protection import protection_notes
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.flower.client_app import EVALUATE, TRAIN
 from fedpgp.flower.deployment.client import configured
@@ -114,7 +115,8 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     with open_state(directory) as state:
         check_origin(directory, state, begun, log.warning)
         spec = run_spec(config, name, seed, task, backbone)
-        for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
+        private = assumptions(config.privacy, settings, method, spec.clients, spec.most_rounds)
+        for sentence in [*private, *protection_notes(settings, config.privacy, spec.aggregator, spec.clients)]:
             log.info("%s", sentence)
         terms, layout = terms_of(backbone, task), FederationLayout(get_flwr_home().parent)
         keys = None if layout.connection.insecure else partial(client_numbers, layout)
