@@ -128,9 +128,11 @@ def longest_change(download: Download) -> float:
 def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
     """Return ε for δ of a client that takes part in `rounds` rounds. Gaussian mechanisms are composed exactly.
 
-    The docstring of this module says which federations are neighbours. The participants of a round are drawn from the run's seed, which all participants know. Therefore the draw does not
-    protect a client, and ε is not reduced for it. With adaptive clipping, ε includes the noisy number of clipped
-    changes. With local privacy, the distance of two updates of norm C is up to 2 C, and Flower's noise for ε₀ in a round has the standard deviation 2 C √(2 ln(1.25/δ)) / ε₀.
+    The docstring of this module says which federations are neighbours. The participants of a round are drawn from the
+    run's seed, which all participants know. Therefore the draw does not protect a client, and ε is not reduced for it.
+    With adaptive clipping, ε includes the noisy number of clipped changes. With local privacy, the distance of two
+    updates of norm C is up to 2 C, and the noise for ε₀ in a round has the standard deviation
+    2 C √(2 ln(1.25/δ)) / ε₀.
 
     Raises
     ------

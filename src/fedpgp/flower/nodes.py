@@ -129,7 +129,7 @@ class Nodes:
                 received=downloads[client].shared,
                 most_examples=self.held[client].examples if client in self.held else MOST_EXAMPLES,
                 largest_change=min(self._spec.settings.largest_change, longest_change(downloads[client])),
-                figures=self._spec.aggregator.answered,
+                figures=self._spec.aggregator.answered if expected else (),
             )
             update = check(content, asked)
             after, counted = content.config_records[ABOUT]["after"], requests[client].counted
