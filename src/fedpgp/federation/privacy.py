@@ -1,7 +1,11 @@
 """Differential privacy of clients at the server, and the privacy that they spend.
 
-`fedpgp.flower.mods` has the steps that a client does. Two federations are neighbours if they differ in one client,
-whose changes of the shared part are zero in one of them.
+`fedpgp.flower.client_app.mods` has the steps that a client does.
+
+Neighbours, for every mechanism here: two federations have the same clients in the same rounds, but the changes of the
+shared part of one client are zero in one of them. This changes the sum of a round's clipped changes by at most C, and
+the number of clipped changes by at most 1, because a change of zero is not clipped. With local privacy, ε also holds
+for any two updates of the client, whose distance is at most 2 C.
 """
 
 from __future__ import annotations
@@ -27,10 +31,15 @@ NORM, BIT = "clipping_norm", "norm_bit"  # Flower's names of a number sent to a 
 class Private(Aggregator):
     """The noisy mean of the clients' changes, each clipped to a norm of at most C.
 
-    The standard deviation of the noise is z C / m for m clients. All clients have the same weight. With adaptive
-    clipping, C becomes C exp(−η (b − γ)) after a round, where b is the noisy share of the changes that were not
-    clipped, γ the target quantile and η the clipping rate. The noise comes from NumPy and is seeded by the operating
-    system, unless a program seeds NumPy. It does not depend on the run's seed.
+    The standard deviation of the noise is z C / m for m clients. All clients have the same weight. Changes that the
+    clients clipped are clipped again, so that neither rounding nor a hostile client makes a change longer than C.
+
+    With adaptive clipping, C becomes C exp(−η (b − γ)) after a round, where b is the noisy share of the changes that
+    were not clipped, γ the target quantile and η the clipping rate. The mean has more noise than z C / m then, so that
+    mean and share together cost as much privacy as the mean costs without adaptive clipping; see `_multiplier`.
+
+    The noise comes from NumPy and is seeded by the operating system, unless a program seeds NumPy. It does not depend
+    on the run's seed.
     """
 
     name: ClassVar[str] = "differential-privacy"
@@ -58,13 +67,9 @@ class Private(Aggregator):
         cut = 0.0
         for upload in uploads:
             change = {name: upload.shared[name].double() - value.double() for name, value in server.shared.items()}
-            scale = 1.0
-            if self.privacy.clipped_by == "server":
-                norm = math.sqrt(sum(float(value.square().sum()) for value in change.values()))
-                scale = bound / norm if norm > bound else 1.0
-                cut += norm > bound
-            else:
-                cut += upload.figures.get(BIT, 0)
+            norm = math.sqrt(sum(float(value.square().sum()) for value in change.values()))
+            scale = bound / norm if norm > bound else 1.0
+            cut += norm > bound if self.privacy.clipped_by == "server" else upload.figures.get(BIT, 0)
             for name, value in change.items():
                 total[name] += scale * value
         multiplier, following = self.privacy.noise_multiplier, bound
@@ -86,29 +91,48 @@ class Private(Aggregator):
 
 
 def _multiplier(wanted: float, count_noise: float) -> float:
-    """Return the noise multiplier of the mean that gives `wanted` together with the noisy count (Andrew et al.).
+    """Return the noise multiplier of the mean that costs, together with the noisy count, as much as `wanted`.
 
-    The count is the number of clipped updates. Raise TooFewError if its noise is too small for any multiplier.
+    The sum of the changes and the number of clipped changes are one Gaussian mechanism. A client changes the sum by C
+    and the number by 1, so the multipliers z_Δ of the sum and σ_b of the number give 1/z² = 1/z_Δ² + 1/σ_b². Andrew et
+    al. have (2 σ_b)² here, because a missing client counts there as half a clipped change; here, a client without
+    changes counts as not clipped.
+
+    Raises
+    ------
+    TooFewError
+        The noise of the count is too small for any multiplier.
     """
     if not wanted:
         return 0.0
-    if wanted >= 2 * count_noise:
+    if wanted >= count_noise:
         raise TooFewError(
             where="privacy.count_noise",
-            allowed=f"above {wanted / 2:g} for adaptive clipping with privacy.noise_multiplier = {wanted:g}",
+            allowed=f"above {wanted:g} for adaptive clipping with privacy.noise_multiplier = {wanted:g}",
             got=count_noise,
-            remedy=f"Use --set privacy.count_noise={wanted:g}, or leave it unset and use more than {10 * wanted:g}"
+            remedy=f"Use --set privacy.count_noise={2 * wanted:g}, or leave it unset and use more than {20 * wanted:g}"
             " clients in a round",
         )
-    return float((wanted**-2 - (2 * count_noise) ** -2) ** -0.5)
+    return float((wanted**-2 - count_noise**-2) ** -0.5)
+
+
+def longest_change(download: Download) -> float:
+    """Return the upper bound of the norm of a change that the client had to clip, or infinity if the server clips.
+
+    It exceeds the C that the client received by a thousandth of C, and by the rounding of the shared part in its type.
+    """
+    rounding = sum(torch.finfo(value.dtype).eps * float(value.double().norm()) for value in download.shared.values())
+    return 1.001 * download.figures.get(NORM, math.inf) + rounding
 
 
 def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
     """Return ε for δ of a client that takes part in `rounds` rounds. Gaussian mechanisms are composed exactly.
 
-    The participants of a round are drawn from the run's seed, which all participants know. Therefore the draw does not
-    protect a client, and ε is not reduced for it. With local privacy, the distance of two updates of norm C is up to
-    2 C, and Flower's noise for ε₀ in a round has the standard deviation 2 C √(2 ln(1.25/δ)) / ε₀.
+    The docstring of this module says which federations are neighbours. The participants of a round are drawn from the
+    run's seed, which all participants know. Therefore the draw does not protect a client, and ε is not reduced for it.
+    With adaptive clipping, ε includes the noisy number of clipped changes. With local privacy, the distance of two
+    updates of norm C is up to 2 C, and the noise for ε₀ in a round has the standard deviation
+    2 C √(2 ln(1.25/δ)) / ε₀.
 
     Raises
     ------
@@ -151,20 +175,29 @@ def assumptions(
     rounds
         Number of rounds of the client that takes part most often.
     """
-    of_method = method.assumptions(rounds * settings.local_epochs + method.finetune_epochs)
+    first = [*method.assumptions(rounds * settings.local_epochs + method.finetune_epochs)]
+    if privacy.secure_aggregation:
+        within = f"each component within ± {privacy.value_range:g} (privacy.value_range)"
+        if privacy.differential_privacy == "central":
+            within = f"a norm of at most {privacy.clipping_norm:g} (privacy.clipping_norm)"
+        first.append(
+            "with secure aggregation, the server cannot check any single update: one hostile client can replace the"
+            f" mean change of a round by any other with {within}"
+        )
     if privacy.differential_privacy == "none":
-        return of_method
+        return first
     where = {
         "local": "each client adds noise itself, so its update is also protected from the server",
         "central": "the server adds the noise, so updates are protected from others who see the prompts, but not from"
         " the server",
     }
     return [
-        *of_method,
+        *first,
         f"differential privacy of a client: ε = {epsilon(privacy, rounds):.3g} at δ = {privacy.delta:g} after"
         f" {rounds} rounds, with {clients} clients",
         where[privacy.differential_privacy],
-        "two federations are neighbours if one client's changes of the shared part are zero in one of them",
+        "two federations are neighbours if one client's changes of the shared part are zero in one of them"
+        + (", or any other changes" if privacy.differential_privacy == "local" else ""),
         "the participants of a round are drawn from a seed that all participants know, so sampling does not improve ε,"
         " and ε counts every round in which a client takes part",
         "all clients have the same weight, whatever their number of images",

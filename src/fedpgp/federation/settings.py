@@ -170,7 +170,8 @@ class PrivacyConfig:
         default=1.0,
         ge=0,
         le=1e6,
-        description="z, standard deviation of the noise in the sum of the updates divided by C, with central privacy",
+        description="z, standard deviation of the noise in the sum of the updates divided by C, with central privacy;"
+        " with adaptive clipping, the sum has more noise, because C also reveals something",
     )
     delta: float = Field(default=1e-5, gt=0, lt=1, description="δ for which ε is computed")
     local_epsilon: float = Field(
@@ -193,7 +194,7 @@ class PrivacyConfig:
         gt=0,
         le=1e6,
         description="Standard deviation of the noise in the number of clipped updates, with adaptive clipping;"
-        " if unset, a 20th of the clients in the round",
+        " must be above noise_multiplier; if unset, a 20th of the clients in the round",
     )
     secure_aggregation: bool = Field(
         default=False, description="Use SecAgg+, with which the server only sees the sum of the updates"

@@ -3,13 +3,14 @@
 Flower starts a process for every message, so this module imports nothing that takes long.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+import numpy as np
+from flwr.app import Array, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
@@ -42,7 +43,7 @@ def client_app(answer: Answer, privacy: Mapping[str, Any]) -> ClientApp:
 
 
 def mods(privacy: Mapping[str, Any]) -> list[Mod]:
-    """Return Flower's mods that change an update before it is sent, the outermost first.
+    """Return the mods that change an update before it is sent, the outermost first.
 
     Parameters
     ----------
@@ -55,13 +56,43 @@ def mods(privacy: Mapping[str, Any]) -> list[Mod]:
         from flwr.client.mod import secaggplus_mod
 
         chosen += [secaggplus_mod, partial(_in_older_form, weighted=kind == "none")]
-    if kind == "local":
-        norm = float(privacy["clipping_norm"])
-        # The distance of two updates that are clipped to this norm is at most twice the norm.
-        chosen.append(LocalDpMod(norm, 2 * norm, float(privacy["local_epsilon"]), float(privacy["delta"])))
-    elif kind == "central" and privacy["clipped_by"] == "client":
-        chosen.append(adaptiveclipping_mod if privacy["clipping"] == "adaptive" else fixedclipping_mod)
+    if kind == "local" or (kind == "central" and privacy["clipped_by"] == "client"):
+        chosen.append(partial(_clipped, privacy=privacy))
     return chosen
+
+
+def _clipped(
+    message: Message, context: Context, call_next: ClientAppCallable, *, privacy: Mapping[str, Any]
+) -> Message:
+    """Return a reply whose change of the shared part is clipped, and has noise if privacy is local.
+
+    Flower's own mods cannot be used: they divide by zero if a client changes nothing. The list of participants, which
+    is not protected, would then show which of two neighbours it is.
+    """
+    from fedpgp.federation.privacy import BIT, NORM
+
+    received = {name: array.numpy().astype("float64") for name, array in message.content.array_records[SHARED].items()}
+    if privacy["differential_privacy"] == "local":
+        bound = float(privacy["clipping_norm"])
+        # The distance of two updates that are clipped to this norm is at most twice the norm.
+        deviation = 2 * bound * math.sqrt(2 * math.log(1.25 / privacy["delta"])) / privacy["local_epsilon"]
+    else:
+        about: Mapping[str, Any] = message.content.config_records[ABOUT]
+        bound, deviation = float(about[NORM]), 0.0
+    reply = call_next(message, context)
+    shared = None if reply.has_error() else reply.content.array_records.get(SHARED)
+    if not shared:  # an error, or a round of fine-tuning, in which nothing is sent
+        return reply
+    arrays = {name: array.numpy() for name, array in shared.items()}
+    changes = {name: value.astype("float64") - received[name] for name, value in arrays.items()}
+    norm = math.sqrt(sum(float(np.square(change).sum()) for change in changes.values()))
+    scale = bound / norm if norm > bound else 1.0
+    for name, change in changes.items():
+        value = received[name] + scale * change + np.random.normal(0, deviation, change.shape)
+        shared[name] = Array(np.asarray(value, dtype=arrays[name].dtype))
+    if privacy["clipping"] == "adaptive":
+        reply.content.metric_records[LOSSES][BIT] = int(norm > bound)
+    return reply
 
 
 def _in_older_form(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:

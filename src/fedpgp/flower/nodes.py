@@ -18,6 +18,7 @@ from fedpgp.data.client_task import Counts
 from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.privacy import longest_change
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.federation.state import ClientState, State
@@ -127,8 +128,8 @@ class Nodes:
                 control=self._spec.sent_control if expected else {},
                 received=downloads[client].shared,
                 most_examples=self.held[client].examples if client in self.held else MOST_EXAMPLES,
-                largest_change=self._spec.settings.largest_change,
-                figures=self._spec.aggregator.answered,
+                largest_change=min(self._spec.settings.largest_change, longest_change(downloads[client])),
+                figures=self._spec.aggregator.answered if expected else (),
             )
             update = check(content, asked)
             after, counted = content.config_records[ABOUT]["after"], requests[client].counted
