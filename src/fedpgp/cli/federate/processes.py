@@ -32,7 +32,7 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
     from fedpgp.flower.deployment import processes
     from fedpgp.flower.deployment.layout import FederationLayout
     from fedpgp.flower.deployment.monitor import monitored_server
-    from fedpgp.flower.deployment.superlink import run_server
+    from fedpgp.flower.deployment.serve import run_server
 
     processes.end_on_sigterm()
     with monitored_server(FederationLayout(directory)):

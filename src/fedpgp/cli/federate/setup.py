@@ -1,4 +1,4 @@
-"""`fedpgp federate init`, `renew`, `upgrade` and `app-hash`: write and change the files of a federation."""
+"""`fedpgp federate init`, `renew`, `key`, `upgrade` and `app-hash`: write and change the files of a federation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +95,45 @@ def renew(
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
     say("The server has a new certificate. Restart the server.")
     next_command("federate", "server", directory)
+
+
+def key(
+    directory: Directory,
+    node: Annotated[
+        str, typer.Argument(help="Node, such as node-1. The number after the last node's number adds a node.")
+    ],
+) -> None:
+    """Make a new key for a node, or add a node. The node's old key is no longer admitted.
+
+    A running server registers the new key within a few seconds.
+
+    Examples:
+        fedpgp federate key ours node-1
+    """
+    from fedpgp.flower.deployment.app_policy import EXPERIMENT
+    from fedpgp.flower.deployment.layout import FederationLayout
+    from fedpgp.flower.deployment.node_keys import replace_key, wait_for_registration
+
+    layout = FederationLayout(directory.absolute())
+    place, public = layout.nodes / node, layout.server / f"{node}.pub"
+    if replace_key(layout, node):
+        out.print(
+            f"{node} is new. Copy {place} to its machine, and to no other machine. The experiment has one client more:"
+            f" the owner of each other node replaces experiment.toml in the node's directory by"
+            f" {layout.app / EXPERIMENT}, and starts the node again. A run that began before needs the old file.",
+            markup=False,
+        )
+    else:
+        out.print(
+            f"{node} has a new key. Replace the file key in the node's directory by {place / 'key'}, and start the node"
+            " again.",
+            markup=False,
+        )
+    if wait_for_registration(layout, public):
+        say("The server has registered the key.")
+    else:
+        say("The server does not run. It registers the key when it starts.")
+    next_command("federate", "node", node, "--check")
 
 
 def upgrade(directory: Directory) -> None:

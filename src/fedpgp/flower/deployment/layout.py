@@ -121,10 +121,23 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """Settings of the server: the name in its certificate, and the addresses of the gate and of the monitor, or ""."""
+    """Settings of the server.
+
+    Attributes
+    ----------
+    host
+        Name in the server's certificate.
+    listen
+        Address and port on which the gate listens.
+    address
+        Address and port at which nodes reach the gate, or a reverse proxy in front of it.
+    monitor
+        Address of the monitor; "" for none.
+    """
 
     host: str
     listen: str
+    address: str
     monitor: str
 
 
@@ -156,7 +169,9 @@ class FederationLayout:
         """Settings of the gate; raises OutputError if this is not the directory of a federation."""
 
         def gate(content: dict[str, Any]) -> GateSettings:
-            return GateSettings(content["host"], content["listen"], content.get("monitor", ""))
+            host, listen = content["host"], content["listen"]
+            address = f"{host}:{content.get('port', host_and_port(listen)[1])}"
+            return GateSettings(host, listen, address, content.get("monitor", ""))
 
         return self._read(self.server / "gate.toml", gate)
 
@@ -239,19 +254,19 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "output": f"{layout.runs.name}/{plan.name}",
         "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
-        "services": "".join(_filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
+        "services": "".join(filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
     }
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
-        files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
+        files = {path: filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
         inside = 'root-certificates = "/federation/server/ca.crt"'  # compose.yaml mounts this file
-        inside = _filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
+        inside = filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
         files |= {"compose/config.toml": inside.encode()}
         for client in range(plan.nodes):
             port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
-            settings = _filled("node.toml", {**values, "client": client, "port": port})
+            settings = filled("node.toml", {**values, "client": client, "port": port})
             files |= {f"nodes/node-{client}/node.toml": settings.encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
         for path, content in files.items():
@@ -286,6 +301,7 @@ def renew(layout: FederationLayout, authority: Path) -> None:
     write_server(layout.server, authority, layout.gate.host.strip("[]"))
 
 
-def _filled(template: str, values: Mapping[str, Any]) -> str:
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a file that is made from a template."""
     text = (resources.files("fedpgp.flower.deployment") / "templates" / template).read_text(encoding="utf-8")
     return text.format(**values)
