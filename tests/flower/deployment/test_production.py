@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from machines import DOMAIN, HOME, Machine, install, machines, wheel
+from machines import HOME, Machine, install, machines, wheel
 
 from fedpgp.data.sources import pictograms
 from fedpgp.runtime.version import __version__
