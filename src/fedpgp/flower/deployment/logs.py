@@ -76,7 +76,7 @@ class Log:
             Further values, such as the run and the round; None is left out.
         """
         now = datetime.datetime.now(datetime.UTC)
-        message = SECRET.sub(r"\1…", CONTROL.sub("", message))
+        message = SECRET.sub(r"\1…", CONTROL.sub("", message.rstrip()))
         if self._json:
             record = {"time": now.isoformat(timespec="milliseconds"), "level": level, "source": source}
             record |= {"message": message, **self._known, **known}
