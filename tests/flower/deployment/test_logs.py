@@ -53,11 +53,11 @@ def test_a_traceback_is_one_record_and_an_incomplete_line_waits_for_its_rest(wri
     output = Output(Log(stream, as_json=True), "flower")
     output.feed("\x1b[91mERROR \x1b[0m:     failed\nTraceback (most recent call last):\n  File\nValueError: x\nhal")
     output.feed("f a line\n")
-    output.feed("ValueError: alone", last=True)
+    output.feed("ValueError: last", last=True)
     assert [(one["level"], one["message"]) for one in records()] == [
         ("ERROR", "failed\nTraceback (most recent call last):\n  File\nValueError: x"),
         ("INFO", "half a line"),
-        ("ERROR", "ValueError: alone"),
+        ("ERROR", "ValueError: last"),
     ]
 
 

@@ -1,7 +1,7 @@
 """Logs of a server and of a node in one format: a line with the time, the level and the source, or a JSON object.
 
 Flower's processes, which a server and a node start, write to the same streams in three formats. Here this process reads
-what they write, through a pipe in the place of both streams, and writes it again in the one format.
+what they write, through a pipe that replaces both streams, and writes it again in the one format.
 """
 
 import codecs
@@ -108,7 +108,7 @@ class Output:
     def feed(self, text: str, last: bool = False) -> None:
         """Write the complete lines of a text to the log, and keep an incomplete last line until more arrives.
 
-        Lines that do not begin a record, such as those of a traceback, belong to the record before them in the text.
+        Lines that do not begin a record, such as a traceback, belong to the record before them in the text.
 
         Parameters
         ----------
