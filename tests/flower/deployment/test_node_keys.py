@@ -74,3 +74,10 @@ def test_a_node_that_does_not_exist_and_is_not_the_next_one_is_refused(layout, c
 def test_a_federation_without_keys_is_refused(command):
     assert command("federate", "init", "open", "--nodes", "2", "--insecure").code == 0
     refused(command("federate", "key", "open", "node-0"), "open", "--insecure")
+
+
+def test_a_file_that_cannot_be_written_or_read_is_reported_in_one_line(layout, command, tmp_path):
+    (tmp_path / "file").touch()
+    refused(command("federate", "init", "file/ours", "--nodes", "2"), "file", "permissions")
+    (layout.app / "federation" / "experiment.toml").unlink()
+    refused(command("federate", "key", "ours", "node-1"), str(layout.app / "federation" / "experiment.toml"))
