@@ -33,7 +33,7 @@ def wait(condition: Callable[[], object], seconds: float = 600) -> None:
 
 def processes(layout: FederationLayout) -> dict[str, int]:
     """Return the processes of a server by program, without their guardians."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     places = (f"{layout.server}/", f"federate server {layout.directory}")
     found = [line.split(None, 1) for line in listed.splitlines() if any(place in line for place in places)]
     found = [(int(pid), words) for pid, words in found if "guardian.py" not in words]
