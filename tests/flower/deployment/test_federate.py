@@ -12,7 +12,7 @@ import pytest
 from commands import refused
 from raising import raises
 
-from fedpgp.cli.federate import _round_summary
+from fedpgp.cli.federate.processes import _round_summary
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.flower.deployment.gate import Limits

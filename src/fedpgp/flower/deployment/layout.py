@@ -5,7 +5,8 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -118,10 +119,21 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """Settings of the gate: the name in the server's certificate, and the address and port on which it listens."""
+    """Settings of the gate.
+
+    Attributes
+    ----------
+    host
+        Name in the server's certificate.
+    listen
+        Address and port on which the gate listens.
+    address
+        Address and port at which nodes reach the gate, or a reverse proxy in front of it.
+    """
 
     host: str
     listen: str
+    address: str
 
 
 class FederationLayout:
@@ -150,7 +162,12 @@ class FederationLayout:
     @property
     def gate(self) -> GateSettings:
         """Settings of the gate; raises OutputError if this is not the directory of a federation."""
-        return self._read(self.server / "gate.toml", lambda content: GateSettings(content["host"], content["listen"]))
+
+        def gate(content: dict[str, Any]) -> GateSettings:
+            host, listen = content["host"], content["listen"]
+            return GateSettings(host, listen, f"{host}:{content.get('port', host_and_port(listen)[1])}")
+
+        return self._read(self.server / "gate.toml", gate)
 
     def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
         try:
@@ -166,6 +183,19 @@ class FederationLayout:
 def cause(error: Exception) -> str:
     """Return the cause of an error without the file's name, which the message has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+@contextmanager
+def accessible(directory: Path) -> Iterator[None]:
+    """Raise OutputError if a file of a federation's directory cannot be read or written in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the file or directory cannot be used: {cause(error)}",
+            where=str(error.filename or directory),
+            remedy="Choose another directory, or change the owner or the permissions of this one",
+        ) from error
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -230,19 +260,19 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "security": "insecure = true" if plan.insecure else f'root-certificates = "{layout.server / "ca.crt"}"',
         "output": f"{layout.runs.name}/{plan.name}",
         "executable": Path(sys.executable).with_name("fedpgp"),
-        "services": "".join(_filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
+        "services": "".join(filled("compose-node.yaml", {"client": client}) for client in range(plan.nodes)),
     }
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
-        files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
+        files = {path: filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
         inside = 'root-certificates = "/federation/server/ca.crt"'  # compose.yaml mounts this file
-        inside = _filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
+        inside = filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
         files |= {"compose/config.toml": inside.encode()}
         for client in range(plan.nodes):
             port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
-            settings = _filled("node.toml", {**values, "client": client, "port": port})
+            settings = filled("node.toml", {**values, "client": client, "port": port})
             files |= {f"nodes/node-{client}/node.toml": settings.encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
         for path, content in files.items():
@@ -277,6 +307,7 @@ def renew(layout: FederationLayout, authority: Path) -> None:
     write_server(layout.server, authority, layout.gate.host.strip("[]"))
 
 
-def _filled(template: str, values: Mapping[str, Any]) -> str:
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a file that is made from a template."""
     text = (resources.files("fedpgp.flower.deployment") / "templates" / template).read_text(encoding="utf-8")
     return text.format(**values)

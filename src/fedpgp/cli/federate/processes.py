@@ -1,81 +1,18 @@
-"""`fedpgp federate`: set up and run a federation across machines, on Flower."""
+"""`fedpgp federate server`, `node` and `up`: run the processes of a federation."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import click
 import typer
 
-from fedpgp.cli import completion
-from fedpgp.cli.option_groups import ExperimentOptions, OutputOptions, with_options
-from fedpgp.cli.options import Force, command
-from fedpgp.cli.printing import Session, next_command, out, print_result, say, typed
+from fedpgp.cli.federate.options import Directory, FederationOptions, Insecure, Nodes
+from fedpgp.cli.option_groups import OutputOptions, with_options
+from fedpgp.cli.printing import Session, next_command, print_result, say, typed
 from fedpgp.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fedpgp.config import ExperimentConfig
-
-app = typer.Typer(
-    help="Set up and run a federation across machines, on Flower. docs/deploy.md is the guide.", no_args_is_help=True
-)
-
-Directory = Annotated[Path, typer.Argument(help="Directory that `fedpgp federate init` wrote.")]
-Nodes = Annotated[
-    int, typer.Option("--nodes", min=1, max=1000, help="Number of clients. Each client has its own node.")
-]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Use neither TLS nor keys. Only a loopback address is accepted.")
-]
-
-
-@dataclass(frozen=True)
-class FederationOptions(ExperimentOptions):
-    """Options that `init` and `up` share: the experiment of a federation."""
-
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            "-m",
-            help="Method that is run. `fedpgp methods` lists all methods.",
-            autocompletion=completion.of_names("methods"),
-        ),
-    ] = "fedpgp"
-    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
-    insecure: Insecure = False
-
-    def deployment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
-        """Return the config of a deployment and the name of the method.
-
-        Raises
-        ------
-        ConfigError
-            The experiment cannot be run.
-        """
-        from fedpgp.config import load_config
-        from fedpgp.data.client_task import OWN, classes_of
-        from fedpgp.data.sources.names import read_lines
-        from fedpgp.runs.choices import one_method
-
-        changes = [f"task.clients={nodes}", *self.changes]
-        if class_names is not None:
-            changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
-        name, _ = one_method(self.method, self.config, changes)
-        settings = load_config(self.config, [*changes, "federation.engine=deployment"], foreign=True)
-        if settings.task.clients != nodes:
-            raise ConfigError(
-                where="task.clients",
-                allowed=f"{nodes}, the number of --nodes",
-                got=settings.task.clients,
-                remedy=f"Leave out the setting, or use --nodes {settings.task.clients}",
-            )
-        if class_names is not None:
-            classes_of(settings.task)
-        return settings, name
 
 
 @dataclass(frozen=True)
@@ -83,82 +20,6 @@ class LocalOptions(OutputOptions, FederationOptions):
     """Options of `up`."""
 
 
-@command(app)
-@with_options(FederationOptions)
-def init(
-    directory: Annotated[Path, typer.Argument(help="Directory for the files of the federation.")],
-    nodes: Nodes = 3,
-    host: Annotated[
-        str, typer.Option("--host", help="Host name or address at which nodes reach the server.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the server for its nodes.")] = 8000,
-    superlink_port: Annotated[
-        int,
-        typer.Option(
-            "--superlink-port",
-            min=1,
-            max=65535,
-            help="Port at which the operator controls the server (Flower's SuperLink). The port is open only on the"
-            " loopback address of the server.",
-        ),
-    ] = 9092,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the federation.", show_default="the name of the directory")
-    ] = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            "--class-names",
-            help="Text file with one class name per line. Each node then reads its own images, which may cover only"
-            " some of these classes. Without this option, one dataset is divided between the nodes, for a trial.",
-        ),
-    ] = None,
-    force: Force = False,
-    *,
-    options: FederationOptions,
-) -> None:
-    """Write the files that each machine of a federation needs.
-
-    The files are a Flower app, certificates, keys, a compose file and systemd units.
-
-    Examples:
-        fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
-        fedpgp federate init try --nodes 4
-    """
-    from fedpgp.flower.deployment.layout import FederationPlan, create
-
-    experiment, method = options.deployment(nodes, class_names)
-    name = name or directory.absolute().name
-    insecure, seed = options.insecure, options.seed
-    plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
-    layout = create(directory, plan, force)
-    out.print(
-        f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
-    )
-    next_command("federate", "server", directory, *["--insecure"] * insecure)
-
-
-@command(app)
-def renew(
-    directory: Directory,
-    authority: Annotated[
-        Path | None,
-        typer.Option("--authority", help="Directory of the certificate authority.", show_default="DIRECTORY/authority"),
-    ] = None,
-) -> None:
-    """Make a new certificate for the server before the old certificate expires. Nodes trust both certificates.
-
-    Examples:
-        fedpgp federate renew ours --authority /media/safe/authority
-    """
-    from fedpgp.flower.deployment import layout
-
-    layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
-    say("The server has a new certificate. Restart the server.")
-    next_command("federate", "server", directory)
-
-
-@command(app)
 def server(directory: Directory, insecure: Insecure = False) -> None:
     """Start the server of a federation.
 
@@ -169,13 +30,12 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
         fedpgp federate server ours
     """
     from fedpgp.flower.deployment import processes
-    from fedpgp.flower.deployment.superlink import run_server
+    from fedpgp.flower.deployment.serve import run_server
 
     processes.end_on_sigterm()
     raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes can connect")))
 
 
-@command(app)
 def node(
     directory: Annotated[
         Path, typer.Argument(help="Directory of a node, such as nodes/node-0 of the directory that `init` wrote.")
@@ -220,24 +80,6 @@ def node(
     raise typer.Exit(code)
 
 
-@command(app)
-def app_hash(
-    directory: Annotated[
-        Path, typer.Argument(help="Directory of a Flower app, for example app/ of the directory that `init` wrote.")
-    ],
-) -> None:
-    """Print the hash of a Flower app. A node runs an app only if the list `apps` of node.toml contains the app's hash.
-
-    Examples:
-        fedpgp federate app-hash ours/app
-    """
-    from fedpgp.flower.deployment.app_policy import hash_of_directory
-
-    out.print(hash_of_directory(directory), markup=False)
-    next_command("federate", "node", "NODE", "--check")
-
-
-@command(app)
 @with_options(LocalOptions)
 def up(
     nodes: Nodes = 4,
@@ -262,6 +104,7 @@ def up(
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
     from fedpgp.flower.deployment.node_directory import NodeDirectory
+    from fedpgp.flower.deployment.processes import end_on_sigterm
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
@@ -270,6 +113,7 @@ def up(
             "--local is missing: `fedpgp federate up` starts all processes on this machine. Add --local, or use"
             " `fedpgp federate init` for several machines."
         )
+    end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)
