@@ -61,7 +61,7 @@ def init(
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
         fedpgp federate init try --nodes 4
     """
-    from fedpgp.flower.deployment.layout import FederationPlan, create
+    from fedpgp.flower.deployment.layout import FederationPlan, accessible, create
 
     experiment, method = options.deployment(nodes, class_names)
     name = name or directory.absolute().name
@@ -71,7 +71,8 @@ def init(
         insecure=insecure,
         monitor_port=monitor_port,
     )
-    layout = create(directory, plan, force)
+    with accessible(directory):
+        layout = create(directory, plan, force)
     out.print(
         f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
     )
@@ -92,7 +93,8 @@ def renew(
     """
     from fedpgp.flower.deployment import layout
 
-    layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
+    with layout.accessible(directory):
+        layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
     say("The server has a new certificate. Restart the server.")
     next_command("federate", "server", directory)
 
@@ -111,12 +113,14 @@ def key(
         fedpgp federate key ours node-1
     """
     from fedpgp.flower.deployment.app_policy import EXPERIMENT
-    from fedpgp.flower.deployment.layout import FederationLayout
+    from fedpgp.flower.deployment.layout import FederationLayout, accessible
     from fedpgp.flower.deployment.node_keys import replace_key, wait_for_registration
 
     layout = FederationLayout(directory.absolute())
     place, public = layout.nodes / node, layout.server / f"{node}.pub"
-    if replace_key(layout, node):
+    with accessible(directory):
+        added = replace_key(layout, node)
+    if added:
         out.print(
             f"{node} is new. Copy {place} to its machine, and to no other machine. The experiment has one client more:"
             f" the owner of each other node replaces experiment.toml in the node's directory by"

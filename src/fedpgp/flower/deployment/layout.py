@@ -5,7 +5,8 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -189,6 +190,19 @@ class FederationLayout:
 def cause(error: Exception) -> str:
     """Return the cause of an error without the file's name, which the message has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+@contextmanager
+def accessible(directory: Path) -> Iterator[None]:
+    """Raise OutputError if a file of a federation's directory cannot be read or written in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the file or directory cannot be used: {cause(error)}",
+            where=str(error.filename or directory),
+            remedy="Choose another directory, or change the owner or the permissions of this one",
+        ) from error
 
 
 def host_and_port(address: str) -> tuple[str, int]:
