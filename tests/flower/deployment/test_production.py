@@ -16,8 +16,7 @@ import fedpgp
 from fedpgp.data.sources import pictograms
 from fedpgp.runtime.version import __version__
 
-ROOT = Path(__file__).parents[3]
-sys.path.append(str(ROOT / "tools"))
+sys.path.append(str(Path(__file__).parents[3] / "tools"))
 from attack_gate import Machines
 
 pytestmark = [
@@ -26,11 +25,12 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces need root and iproute2"),
 ]
 
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
 NAMES = ["server", "node-0", "node-1", "node-2", "office"]
 CLASSES = ["bee", "bicycle", "cat", "church", "frog", "lemon", "rabbit face", "umbrella"]
 OF_NODE = {"node-0": CLASSES[:6], "node-1": CLASSES[2:], "node-2": [*CLASSES[:3], *CLASSES[5:]]}
-REPEATED = ("fedpgp federate status", "flwr log")
+REPEATED = ("fedpgp federate status", "flwr log", "tail")
 PATIENCE = 300.0  # seconds until a command that is repeated must print what the page shows
 
 
