@@ -153,6 +153,7 @@ def test_the_commands_and_code_of_the_page_on_tracking_work(small, cache, comman
 PAGES = {
     path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
+PROMPT = re.compile(r"[a-z0-9-]+\$ ")  # of a page with several machines
 FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # For each page: the test that runs its blocks, or why they take too long to run. Commands of all pages are parsed here.
 DONE = {
@@ -167,6 +168,7 @@ DONE = {
     "data.md": "data/sources, cli/test_cli.py",
     "data-sets.md": "data/sources: small files in the official layouts; the datasets are not available here",
     "deploy.md": "flower/deployment/test_deployment.py; three machines are not available here",
+    "production.md": "flower/deployment/test_production.py, every command with its output: minutes, as root",
     "federation.md": "flower/test_simulation.py, flower/deployment/test_deployment.py: a minute each",
     "protocols.md": "data/test_protocols.py",
     "checkpoints.md": "runs/test_resume.py, test_kills.py",
@@ -186,7 +188,10 @@ def commands() -> list[tuple[str, list[str]]]:
         for language, block in FENCE.findall(text):
             if language not in ("console", "sh"):
                 continue
-            for line in block.replace("\\\n", " ").splitlines():
+            lines = block.replace("\\\n", " ").splitlines()
+            if PROMPT.match(block):  # the other lines are outputs
+                lines = [PROMPT.sub("", line) for line in lines if PROMPT.match(line)]
+            for line in lines:
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 if words and words[0] == "fedpgp":
                     found.append((page, [word for word in words if word not in (">", "|")]))

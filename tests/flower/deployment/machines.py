@@ -16,6 +16,7 @@ HOME = Path("/srv/fedpgp")
 VENV = HOME / ".venv"
 DOMAIN = "example.org"
 MARK = re.compile(r"\n?<the command ended with (\d+)>\n")
+KILLED = re.compile(r"^bash: line \d+:.*Killed.*\n?", re.MULTILINE)  # printed before a later command
 # scp between two machines, whose directories are on this one: scp [-r] SOURCE... TARGET
 SCP = """#!/bin/sh
 place() {{
@@ -41,7 +42,8 @@ class Machine:
     def run(self, command: str, seconds: float = 300) -> tuple[str, int]:
         """Run a command and return its output and its exit code; raise TimeoutError if it does not end."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(f"{command}\nprintf '\\n<the command ended with %s>\\n' $?\n".encode())
+        prompt = "sleep 0.1; jobs > /dev/null"  # like a prompt, this removes the jobs that have ended
+        self._process.stdin.write(f"{prompt}\n{command}\nprintf '\\n<the command ended with %s>\\n' $?\n".encode())
         self._process.stdin.flush()
         text, end = "", time.monotonic() + seconds
         while not (ended := MARK.search(text)):
@@ -51,7 +53,7 @@ class Machine:
             received = os.read(self._process.stdout.fileno(), 1 << 16)
             assert received, f"the shell ended; it printed: {text}"
             text += received.decode(errors="replace")
-        return text[: ended.start()], int(ended[1])
+        return KILLED.sub("", text[: ended.start()]), int(ended[1])
 
     def end(self) -> None:
         """End the machine and all its processes, as a power failure does."""
@@ -76,7 +78,7 @@ def wheel(source: Path, place: Path, changes: Mapping[str, tuple[str, str]]) -> 
 
 
 def install(machine: Machine, package: Path) -> None:
-    """Make a virtual environment with a wheel of fedpgp; all other packages are those of this environment."""
+    """Make a virtual environment with a wheel of fedpgp; this environment has all other packages."""
     scripts, packages = Path(sys.executable).parent, sysconfig.get_path("purelib")
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     programs = "flwr flower-superexec flower-superlink flower-supernode flwr-clientapp flwr-serverapp pip"

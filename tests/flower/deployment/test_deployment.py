@@ -54,7 +54,7 @@ def flwr(layout: FederationLayout, *arguments: str) -> str:
 
 def left(layout: FederationLayout) -> list[str]:
     """Return the processes of a federation that are still running."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(layout.directory) in line and "pytest" not in line]
 
 

@@ -33,7 +33,7 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
     assert command("federate", "init", "ours", "--nodes", "2", *options).code == 0
     layout = FederationLayout(Path("ours").absolute())
     assert layout.connection.address == "127.0.0.1:9100"
-    assert layout.gate == ("server.example.org", "0.0.0.0:443", "127.0.0.1:9095")
+    assert layout.gate == ("server.example.org", "0.0.0.0:443", "server.example.org:443", "127.0.0.1:9095")
     assert NodeDirectory.read(layout.node(1)).superlink == "server.example.org:443"
     assert "listen 443 ssl" in (layout.server / "nginx.conf").read_text()
     in_container = tomllib.loads((layout.directory / "compose" / "config.toml").read_text())["superlink"]["ours"]

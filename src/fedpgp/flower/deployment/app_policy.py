@@ -77,8 +77,8 @@ class AppPolicy:
         """Return how an app differs from the app that this version of fedpgp writes, and what to do."""
         agree = "If it may run here all the same, write its hash into apps in node.toml and start the node again"
         upgrade = (
-            f"Ask the server's operator to write the app again with fedpgp {__version__}, the version of this node; the"
-            f" app is app/ of what fedpgp federate init writes in a new directory. {agree}"
+            f"Ask the server's operator to install fedpgp {__version__}, the version of this node, and to write the app"
+            f" again with fedpgp federate upgrade. {agree}"
         )
         own = own_code()
         expected = {*own, PYPROJECT, EXPERIMENT, MANIFEST}
