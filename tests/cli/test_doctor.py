@@ -142,7 +142,8 @@ def test_extras_are_those_of_the_package_with_what_they_bring_themselves():
     assert set(doctor.EXTRAS) == provided - {"dev", "docs", "tools"}  # these extras are for developers of fedpgp
     found = {extra: set(doctor._packages("fedpgp", extra)) for extra in doctor.EXTRAS}
     assert {"alembic", "mlflow-skinny", "wandb"} <= found["tracking"]
-    assert {"flwr", "ray"} <= found["flower"]
+    assert {"flwr", "ray"} <= found["simulation"]
+    assert "flwr" in found["flower"] and "ray" not in found["flower"]
     assert not any("torch" in packages for packages in found.values())
 
 

@@ -44,3 +44,9 @@ def test_a_simulated_run_equals_the_local_run_in_every_bit(tmp_path, cache, monk
 )
 def test_settings_that_cannot_be_simulated_are_reported_before_any_work(setting, method, says, command, small):
     refused(command("run", "--method", method, *sets(setting)), *says)
+
+
+def test_without_ray_the_extra_that_installs_it_is_named(command, small, monkeypatch):
+    monkeypatch.setattr("fedpgp.runs.choices.find_spec", lambda package: None if package == "ray" else object())
+    ended = command("run", "--method", "fedpgp", *sets("federation.engine=simulation"))
+    refused(ended, "federation.engine", 'pip install "fedpgp[simulation]"')

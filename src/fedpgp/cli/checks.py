@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "huggingface-hub", "safetensors")
 EXTRAS = {  # extra -> what its packages enable
     "flower": "federations on Flower",
+    "simulation": "federation.engine=simulation, with Flower and Ray",
     "privacy": "dp-fpl, and the epsilon of a run",
     "tracking": "MLflow, TensorBoard, Weights & Biases",
     "onnx": "fedpgp export --format onnx",

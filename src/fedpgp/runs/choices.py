@@ -159,5 +159,5 @@ def _check_engine(engine: str) -> None:
         raise ConfigError(
             "the simulation needs Flower and Ray, which are not installed",
             where="federation.engine",
-            remedy='Install them with `pip install "fedpgp[flower]"`, or use --set federation.engine=local',
+            remedy='Install them with `pip install "fedpgp[simulation]"`, or use --set federation.engine=local',
         )

@@ -8,6 +8,13 @@ from fedpgp.flower.deployment.app_policy import AppPolicy
 from fedpgp.flower.deployment.layout import FederationLayout
 
 
+@pytest.fixture(autouse=True)
+def no_wheel(request, monkeypatch):
+    """Leave the wheel of 49 MB out of the federations of all tests but those of the wheel and the containers."""
+    if request.path.stem not in ("test_containers", "test_wheel"):
+        monkeypatch.setattr("fedpgp.flower.deployment.layout.write_wheel", lambda directory: None)
+
+
 @pytest.fixture
 def layout(command):
     assert command("federate", "init", "ours", "--nodes", "1").code == 0

@@ -277,6 +277,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "address": plan.address,
         "superlink": plan.superlink,
         "listen": f"{'127.0.0.1' if loopback else '0.0.0.0'}:{port}",
+        "health": f"http://127.0.0.1:{plan.monitor_port}/health" if plan.monitor_port else port,
         "publish": f"127.0.0.1:{port}" if loopback else port,
         "directory": layout.directory,
         "home": layout.flwr,
@@ -287,7 +288,8 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "alias": "localhost" if is_address(plan.host) else plan.host,
         "insecurely": ", --insecure" if plan.insecure else "",
     }
-    ports = plan.node_ports or range(NODE_PORT, NODE_PORT + plan.nodes)
+    taken = (plan.port, plan.superlink_port, plan.monitor_port)
+    ports = plan.node_ports or [port for port in range(NODE_PORT, NODE_PORT + plan.nodes + 3) if port not in taken]
     nodes = [{**values, "client": client, "node_port": ports[client]} for client in range(plan.nodes)]
     values |= {"services": "".join(filled("compose-node.yaml", node) for node in nodes)}
     experiment = plan.config.to_toml().encode()

@@ -1,0 +1,150 @@
+"""The image, the compose file and the systemd units of `fedpgp federate init`, in real containers.
+
+They need root, podman and podman-compose, as ../shared/containers/prepare installs them. The image is built with this
+machine's configuration of pip.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+COMPOSE = shutil.which("podman-compose", path=f"{os.environ['PATH']}:/opt/podman-compose/bin")
+IMAGE = "fedpgp-ours"
+MACHINE = "fedpgp-systemd"
+MOST = 1.9e9  # bytes of the image
+OWNER = 1234
+FILES = ("prompts.safetensors", "results.json", "rounds.jsonl")
+SMALL = ("federation.rounds=5", "federation.path_points=3", "task.shots=2", "data.resolution=32")
+
+pytestmark = [
+    pytest.mark.by_hand,
+    pytest.mark.xdist_group("federation"),
+    pytest.mark.skipif(
+        not shutil.which("podman") or COMPOSE is None or os.geteuid() != 0,
+        reason="podman or podman-compose is missing, or this is not root: call ../shared/containers/prepare",
+    ),
+]
+
+
+def run(*words, check=True, **options):
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+    assert not check or done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def until(true, seconds, what):
+    end = time.monotonic() + seconds
+    while not (result := true()):
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return result
+
+
+def building():
+    """Return the options with which a build reaches the package index of this machine."""
+    options = ["--network", "host"]
+    for variable in ("PIP_CERT", "PIP_FIND_LINKS"):
+        if place := os.environ.get(variable):
+            options += ["-v", f"{place}:{place}:ro", "--env", f"{variable}={place}"]
+    return options
+
+
+def owned(directory):
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, OWNER, OWNER)
+
+
+def rounds(directory):
+    with suppress(FileNotFoundError):
+        return [json.loads(line) for line in (directory / "rounds.jsonl").read_text().splitlines()]
+    return []
+
+
+def same(first, second):
+    """Return the files of two runs that are not equal, apart from times and bytes on the wire."""
+
+    def content(file):
+        if file.suffix == ".safetensors":
+            return file.read_bytes()
+        text = file.read_text()
+        return re.sub(r'"(?:seconds\w*|wire_\w+)": ?(?:[-\d.e]+|null|\{[^}]*\})', "", text)
+
+    return [name for name in FILES if content(first / name) != content(second / name)]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """A federation of two nodes that belongs to an ordinary user, and its image."""
+    place = tmp_path_factory.mktemp("containers")
+    for path in (place, *place.parents[:2]):
+        path.chmod(0o755)
+    options = [word for setting in SMALL for word in ("--set", setting)]
+    run("fedpgp", "federate", "init", place / "ours", "--nodes", 2, "--method", "promptfl", *options)
+    owned(place / "ours")
+    yield place / "ours"
+    run("podman", "rmi", "-f", IMAGE, MACHINE, check=False)
+    run("podman", "image", "prune", "-f")
+
+
+def compose(directory, *words, **options):
+    build = f"--podman-build-args={' '.join(building())}"
+    return run(COMPOSE, build, "-f", directory / "compose.yaml", *words, cwd=directory, **options)
+
+
+def state(name, field="{{.State.Status}}"):
+    return run("podman", "inspect", "--format", field, name, check=False).strip()
+
+
+def test_compose_up_ends_in_a_table_and_a_killed_run_resumes_to_the_same_bytes(image):
+    ours = image
+    try:
+        print(compose(ours, "up", "-d"))
+        size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE))
+        print(f"size of the image: {size / 1e9:.2f} GB")
+        assert size <= MOST
+        until(lambda: state("ours_experiment_1") == "exited", 900, "the experiment")
+        log = run("podman", "logs", "ours_experiment_1")
+        print(log)
+        assert state("ours_experiment_1", "{{.State.ExitCode}}") == "0"
+        assert "promptfl" in log.splitlines()[-1] and len(rounds(ours / "runs" / "ours")) == 5
+
+        for name in ("ours_server_1", "ours_node-0_1", "ours_node-1_1"):
+            status = run("podman", "exec", name, "sh", "-c", "cat /proc/$(pgrep -o fedpgp || echo 1)/status")
+            assert re.search(rf"^Uid:\s+{OWNER}\s", status, re.MULTILINE), status
+            assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), status
+            run("podman", "healthcheck", "run", name)
+        assert (ours / "runs" / "ours" / "results.json").stat().st_uid == OWNER
+
+        again = ["flwr", "run", "../app", "ours", "--stream", "--run-config", 'output="runs/again"']
+        again = [COMPOSE, "-f", str(ours / "compose.yaml"), "run", "-T", "--rm", "experiment", *again]
+        with subprocess.Popen(again, cwd=ours, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT) as first:
+            until(lambda: len(rounds(ours / "runs" / "again")) >= 2, 600, "two rounds")
+            run("podman", "kill", "ours_node-1_1")
+            run("podman", "kill", "ours_server_1")
+            finished = len(rounds(ours / "runs" / "again"))
+            first.wait(timeout=120)
+        assert finished < 5
+        compose(ours, "up", "-d", "server", "node-0", "node-1")
+        until(lambda: not run("podman", "healthcheck", "run", "ours_server_1", check=False), 120, "the server's health")
+        print(run(*again, cwd=ours))
+        assert not same(ours / "runs" / "ours", ours / "runs" / "again")
+        print(f"killed after {finished} rounds and resumed: {', '.join(FILES)} are equal")
+
+        (ours / "server" / "server.crt").write_text("")
+        run("podman", "restart", "-t", "15", "ours_server_1")
+        until(lambda: "exit code 2" in run("podman", "logs", "ours_server_1"), 60, "the report of exit code 2")
+        assert state("ours_server_1") == "running"
+        assert run("podman", "healthcheck", "run", "ours_server_1", check=False)
+        started = time.monotonic()
+    finally:
+        compose(ours, "down", "-v", check=False)
+        print(f"all containers are stopped and removed after {time.monotonic() - started:.0f} s")
+    assert "ours" not in run("podman", "ps", "-a", "--format", "{{.Names}}")
+    assert "ours" not in run("podman", "volume", "ls", "--format", "{{.Name}}")
