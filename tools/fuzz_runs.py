@@ -35,7 +35,14 @@ from fedpgp.tracking.figures import final, scalars
 from fuzz_files import Attack, changed, damaged
 
 WRITTEN = Path(__file__).parents[1] / "tests" / "fixtures" / "run-directories-0.1.0"
-EXTRA = ("\n[[data]]\n", "\n[fedpgp]\nmu = 1\n", "\nx = " + "[" * 3000 + "\n", "\ny = 0x" + "f" * 6000 + "\n", "\0", "é")
+EXTRA = (
+    "\n[[data]]\n",
+    "\n[fedpgp]\nmu = 1\n",
+    "\nx = " + "[" * 3000 + "\n",
+    "\ny = 0x" + "f" * 6000 + "\n",
+    "\0",
+    "é",
+)
 EVERY = 40  # inputs after which the slow consumers are used, too
 
 
@@ -65,7 +72,9 @@ def _change(file: Path, draw: random.Random) -> None:
             header = changed(json.loads(header), draw)
         else:
             name = draw.choice([name for name in json.loads(header) if name != "__metadata__"])
-            header = header.replace(f'"{name}"'.encode(), draw.choice((b'"shared/x"', b'"private/9/U"', b'"private/../U"')))
+            header = header.replace(
+                f'"{name}"'.encode(), draw.choice((b'"shared/x"', b'"private/9/U"', b'"private/../U"'))
+            )
         for _ in range(draw.choice((0, 1, 100))):
             at = draw.randrange(max(1, len(data) - 4))
             data[at : at + 4] = draw.choice((b"\0\0\xc0\x7f", b"\xff\xff\xff\xff", draw.randbytes(4)))
@@ -154,13 +163,17 @@ def _change_state(file: Path, draw: random.Random) -> None:
             table = draw.choice(("origin", "rounds"))
             column = "content" if table == "origin" else "record"
             ((text,), *_) = made.execute(f"SELECT {column} FROM {table}")
-            made.execute(f"UPDATE {table} SET {column} = ?", (changed(json.loads(text), draw).decode(errors="replace"),))
+            made.execute(
+                f"UPDATE {table} SET {column} = ?", (changed(json.loads(text), draw).decode(errors="replace"),)
+            )
         else:
             table = draw.choice(("server", "clients"))
             ((blob,), *_) = made.execute(f"SELECT tensors FROM {table}")
             length = struct.unpack("<Q", blob[:8])[0]
             header = changed(json.loads(blob[8 : 8 + length]), draw)
-            value = draw.choice((damaged(blob, draw), struct.pack("<Q", len(header)) + header + blob[8 + length :], "x", 5))
+            value = draw.choice(
+                (damaged(blob, draw), struct.pack("<Q", len(header)) + header + blob[8 + length :], "x", 5)
+            )
             made.execute(f"UPDATE {table} SET tensors = ?", (value,))
 
 

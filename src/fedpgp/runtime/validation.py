@@ -112,7 +112,8 @@ def allowed(detail: Any) -> str:
 def value_error(detail: Any, where: str, remedy: str, kind: type[Kind] = ConfigError) -> Kind:  # type: ignore[assignment]
     """Return the error for one of pydantic's findings about a value."""
     if expected := allowed(detail):
-        return kind(where=where, allowed=expected, got=detail["input"], remedy=remedy)
+        got = ... if detail["type"] == "missing" else detail["input"]
+        return kind(where=where, allowed=expected, got=got, remedy=remedy)
     message = detail["msg"]
     problem = message.removeprefix("Value error, ")
     if problem == message:  # pydantic's own
