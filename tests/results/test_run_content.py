@@ -253,3 +253,10 @@ def test_the_record_of_a_study_cannot_lead_out_of_its_directory(place, value, tm
     put(directory / "sweep.json", place, value)
     with raises(OutputError, where=f"{directory / 'sweep.json'}: {place.partition('.')[0]}"):
         read_record(directory, "sweep", to_resume=False)
+
+
+def test_the_limits_are_in_the_documentation():
+    text = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    for name, value in vars(limits).items():
+        if name.isupper():
+            assert f"| {value:,} | `{name}` |" in text
