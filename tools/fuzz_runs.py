@@ -54,7 +54,7 @@ def _change(file: Path, draw: random.Random) -> None:
     elif change == 1:
         file.unlink()
         if draw.random() < 0.5:
-            os.symlink("/dev/zero", file)
+            file.symlink_to("/dev/zero")
         else:
             os.mkfifo(file)
         return

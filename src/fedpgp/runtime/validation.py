@@ -93,10 +93,12 @@ ALLOWED = (  # pydantic's message -> the words after "must be"
     (r"Input should be a valid integer.*", "an integer"),
     (r"Input should be a valid (?:tuple|list|set)", "a list"),
     (r"Input should be a valid string", "a text"),
+    (r"Input should be a valid dictionary.*", "a dictionary"),
     (r"Input should be a valid (.*)", r"a \1"),
     (r"Input should be (.*)", r"\1"),
     (r"String should match pattern (.*)", r"a text that matches the pattern \1"),
     (r"String should have (.*)", r"a text with \1"),
+    (r"Dictionary should have (.*?)(?: after validation.*)?", r"a dictionary with \1"),
     (r"(?:Tuple|List|Set) should have (.*?)(?: after validation.*)?", r"a list with \1"),
 )
 
