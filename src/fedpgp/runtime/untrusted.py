@@ -88,7 +88,7 @@ def parse(text: str, model: type[BaseModel], where: str, remedy: str = DAMAGED) 
 
 
 def check(content: object, model: type[BaseModel], where: str, remedy: str = DAMAGED) -> None:
-    """Check the content of a file; the arguments and errors are those of `parse`."""
+    """Check the content of a file; see `parse` for the arguments and errors."""
     try:
         model.model_validate(content)
     except ValidationError as error:

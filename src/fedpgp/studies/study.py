@@ -347,8 +347,8 @@ def read_record(directory: Path, kind: str, to_resume: bool) -> dict[str, Any]:
     file = directory / f"{kind}.json"
     command, _ = FINISHED[file.name]
     try:
-        check_file(directory / CONFIG, limits.JSON, "Start again in another directory")
         record: dict[str, Any] = read_json(file, RECORDS[kind], "Start again in another directory")
+        check_file(directory / CONFIG, limits.JSON, "Start again in another directory")
     except FileNotFoundError as error:
         raise OutputError(
             f"the directory has no {kind}",
