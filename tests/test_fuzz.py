@@ -11,7 +11,7 @@ from fedpgp.errors import FedPGPError
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 fuzz = importlib.import_module("fuzz")
-FEW = {"cifar": 60, "tensors": 100, "safetensors": 200}  # inputs; the other kinds load a checkpoint
+FEW = {"cifar": 60, "tensors": 100, "safetensors": 200, "tables": 30, "updates": 100}  # inputs; others take seconds
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 
 Inputs depend only on the seed, the kind of file and their number. Each kind runs in a process of its own, with a limit
 on its address space. An input fails if another error than fedpgp's own occurs, if the process ends or takes more than
-2 GiB more memory, or if the input takes more than 60 s. New kinds: add a function to `KINDS` (fuzz_files.py).
+2 GiB more memory, or if the input takes more than 60 s. New kinds: add a function to `KINDS` of
+fuzz_files.py, fuzz_inputs.py or fuzz_runs.py.
 """
 
 import argparse
@@ -26,8 +27,12 @@ from typing import Any
 
 from fedpgp.errors import FedPGPError
 
-from fuzz_files import GROUPS, KINDS
+import fuzz_files
+import fuzz_inputs
+import fuzz_runs
 
+KINDS = {**fuzz_files.KINDS, **fuzz_inputs.KINDS, **fuzz_runs.KINDS}
+GROUPS = {**fuzz_files.GROUPS, **fuzz_runs.GROUPS}
 GIB = 1 << 30
 MEMORY = 2 * GIB  # that an input may take in addition
 SECONDS = 60.0  # for one input, on busy cores
@@ -58,7 +63,7 @@ def child(kind: str, seed: int, numbers: Iterator[int]) -> None:
     os.dup2(silent, 1)  # libraries print warnings
     os.dup2(silent, 2)
     with TemporaryDirectory() as made:
-        os.environ["XDG_CACHE_HOME"] = made
+        os.environ |= {"XDG_CACHE_HOME": made, "HF_HUB_OFFLINE": "1"}
         print(json.dumps({"number": -1, "peak": _peak()}), file=results)
         size = 0
         for number, outcome in trials(kind, seed, numbers, Path(made)):

@@ -619,7 +619,9 @@ def test_methods_that_share_no_finished_seed_are_shown_side_by_side(command: Com
     (own_comparison / "plan.json").write_text('{"seeds": {"zero-shot": [0, 1], "promptfl": [0, 1]}}')
     for cell in (own_comparison / "promptfl/seed-0", own_comparison / "zero-shot/seed-1"):
         (cell / "results.json").unlink()
-        State.create(cell / "state.sqlite", {"method": cell.parent.name, "seed": int(cell.name[-1])}).close()
+        about = {"run": "1", "method": cell.parent.name, "seed": int(cell.name[-1]), "config": ""}
+        about["provenance"] = json.loads((cell / "provenance.json").read_text())
+        State.create(cell / "state.sqlite", about).close()
     shown = command("show", "out")
     assert shown.code == 0
     assert re.search(r"zero-shot \(seed 0\) +\d", shown.out) and re.search(r"promptfl \(seed 1\) +\d", shown.out)

@@ -321,20 +321,20 @@ def test_a_file_of_the_same_name_does_not_make_a_directory_ours(name: str, cache
 
 
 @pytest.mark.parametrize(
-    ("plan", "reason"),
+    ("plan", "field"),
     [
-        ({"seeds": {"Fed PGP": [0]}}, "['Fed PGP']"),
-        ({"seeds": {"../../elsewhere": [0]}}, "['../../elsewhere']"),
-        ({"seeds": {}}, "got []"),
-        ({"seeds": {"fedpgp": []}}, "fedpgp"),
-        ({"seeds": {"fedpgp": [-1]}}, "fedpgp"),
-        ({"seeds": {"fedpgp": 0}}, "int"),
+        ({"seeds": {"Fed PGP": [0]}}, "seeds.Fed PGP"),
+        ({"seeds": {"../../elsewhere": [0]}}, "seeds.../../elsewhere"),
+        ({"seeds": {}}, "seeds"),
+        ({"seeds": {"fedpgp": []}}, "seeds.fedpgp"),
+        ({"seeds": {"fedpgp": [-1]}}, "seeds.fedpgp[0]"),
+        ({"seeds": {"fedpgp": 0}}, "seeds.fedpgp"),
         ({"methods": ["fedpgp"]}, "seeds"),
     ],
 )
-def test_an_invalid_plan_is_refused(plan: dict[str, object], reason: str, cache: Path, tmp_path: Path) -> None:
+def test_an_invalid_plan_is_refused(plan: dict[str, object], field: str, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with raises(OutputError, where="plan.json", problem=reason):
+    with raises(OutputError, where=f"plan.json: {field}", remedy="one of its runs"):
         fedpgp.resume(tmp_path, cache=cache)
     with raises(OutputError, where=str(tmp_path), problem="did not write", remedy="-o"):
         fedpgp.run("fedpgp", 3, changes=CHANGES, output=tmp_path, force=True, cache=cache)

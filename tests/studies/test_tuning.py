@@ -296,14 +296,14 @@ class TestSearch:
         with raises(OutputError, where="trials.jsonl", problem="trial 1 of promptfl"):
             fedpgp.resume_tuning(own, cache=cache)
         file.write_text("nonsense\n")
-        with raises(OutputError, where="trials.jsonl", problem="damaged"):
+        with raises(OutputError, where="trials.jsonl:1", problem="JSON", remedy="new search"):
             fedpgp.resume_tuning(own, cache=cache)
 
     def test_a_directory_without_a_search_is_refused(self, cache, tmp_path):
         with raises(OutputError, where=str(tmp_path), problem="tuning", remedy="fedpgp tune"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
         (tmp_path / "tuning.json").write_text('{"seeds": {}}')
-        with raises(OutputError, where="tuning.json", problem="damaged"):
+        with raises(OutputError, where="tuning.json: fedpgp", remedy="another directory"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
 
     def test_a_search_is_replaced_only_when_asked(self, cache, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ class NewClientContent(ClientContent):
 
 
 class TaskContent(Content):
-    """The description of the task. Of earlier versions, it may have no class names."""
+    """The description of the task."""
 
     protocol: Name
     partition: Name
@@ -90,9 +90,9 @@ class TaskContent(Content):
     novel: Name
     novel_data: Text | None
     novel_classes: Annotated[int, Field(ge=0, le=limits.CLASSES)]
-    base_names: Names | None = None
-    novel_names: Names | None = None
-    templates: Annotated[list[Name], Field(min_length=1, max_length=limits.TEMPLATES)] | None = None
+    base_names: Names
+    novel_names: Names
+    templates: Annotated[list[Name], Field(min_length=1, max_length=limits.TEMPLATES)]
     novel_domains: Names
     evaluated_on: Literal["test", "validation"]
     images: dict[Name, Annotated[int, Field(ge=0, le=limits.IMAGES)]]
@@ -100,9 +100,9 @@ class TaskContent(Content):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for names, count in ((self.base_names, self.base_classes), (self.novel_names, self.novel_classes)):
-            if names is not None and len(names) != count:
+            if len(names) != count:
                 raise ValueError(f"it has {len(names)} names of {count} classes")
-        for template in self.templates or ():
+        for template in self.templates:
             if template.count("{}") != 1 or {"{", "}"} & {*template.replace("{}", "")}:
                 raise ValueError(f"the template {template!r} must contain {{}} once for the class name")
         if "base" not in self.images:

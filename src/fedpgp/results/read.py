@@ -127,7 +127,10 @@ def _outcomes(file: Path, results: Mapping[str, Any]) -> Outcomes:
     arrays = {name: tensor.numpy() for name, tensor in TensorFile(file, like, limits.TENSORS).items()}
     if arrays["alphas"].tolist() != alphas:
         raise OutputError(
-            where=f"{file}: alphas", allowed=f"those of {RESULTS}", got=arrays["alphas"].tolist(), remedy=DAMAGED
+            where=f"{file}: alphas",
+            allowed=f"the values of alpha in {RESULTS}",
+            got=arrays["alphas"].tolist(),
+            remedy=DAMAGED,
         )
     return Outcomes(**arrays, base_images=base, novel_images=novel)
 

@@ -19,7 +19,7 @@ class StudyRecord(Content):
     """What the record of every study has."""
 
     fedpgp: Name
-    code: dict[Name, Name | None] = {}
+    code: dict[Name, Name | None] = Field(default={})
 
 
 class PartContent(Content):
@@ -29,7 +29,7 @@ class PartContent(Content):
     axes: dict[AxisName, Axis]
     changes: list[Name]
     mean: Name | None
-    methods: Methods = []
+    methods: Methods = Field(default=[])
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,6 +11,7 @@ from fedpgp.errors import OutputError, first_line
 from fedpgp.runtime import limits
 from fedpgp.runtime.validation import value_error
 
+SHOWN = 80  # characters of a name in a message
 DAMAGED = "The file is damaged: restore it, or run it again"
 
 
@@ -87,7 +88,7 @@ def parse(text: str, model: type[BaseModel], where: str, remedy: str = DAMAGED) 
 
 
 def check(content: object, model: type[BaseModel], where: str, remedy: str = DAMAGED) -> None:
-    """Check the content of a file; the arguments and errors are those of `parse`."""
+    """Check the content of a file; see `parse` for the arguments and errors."""
     try:
         model.model_validate(content)
     except ValidationError as error:
@@ -98,7 +99,8 @@ def check(content: object, model: type[BaseModel], where: str, remedy: str = DAM
 
 def field(place: tuple[int | str, ...]) -> str:
     """Return the name of a field, such as task.base_names[3]."""
-    steps = [f"[{step}]" if isinstance(step, int) else f".{step[: limits.NAME]}" for step in place]
+    names = (step if isinstance(step, int) or step.isprintable() else ascii(step) for step in place)
+    steps = [f"[{name}]" if isinstance(name, int) else f".{name[:SHOWN]}" for name in names]
     return "".join(steps).removeprefix(".")
 
 

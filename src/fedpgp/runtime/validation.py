@@ -93,10 +93,12 @@ ALLOWED = (  # pydantic's message -> the words after "must be"
     (r"Input should be a valid integer.*", "an integer"),
     (r"Input should be a valid (?:tuple|list|set)", "a list"),
     (r"Input should be a valid string", "a text"),
+    (r"Input should be a valid dictionary.*", "a dictionary"),
     (r"Input should be a valid (.*)", r"a \1"),
     (r"Input should be (.*)", r"\1"),
     (r"String should match pattern (.*)", r"a text that matches the pattern \1"),
     (r"String should have (.*)", r"a text with \1"),
+    (r"Dictionary should have (.*?)(?: after validation.*)?", r"a dictionary with \1"),
     (r"(?:Tuple|List|Set) should have (.*?)(?: after validation.*)?", r"a list with \1"),
 )
 
@@ -112,7 +114,8 @@ def allowed(detail: Any) -> str:
 def value_error(detail: Any, where: str, remedy: str, kind: type[Kind] = ConfigError) -> Kind:  # type: ignore[assignment]
     """Return the error for one of pydantic's findings about a value."""
     if expected := allowed(detail):
-        return kind(where=where, allowed=expected, got=detail["input"], remedy=remedy)
+        got = ... if detail["type"] == "missing" else detail["input"]
+        return kind(where=where, allowed=expected, got=got, remedy=remedy)
     message = detail["msg"]
     problem = message.removeprefix("Value error, ")
     if problem == message:  # pydantic's own

@@ -23,7 +23,7 @@ from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.sources.names import is_text, plain
-from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError, shown
+from fedpgp.errors import CheckpointError, ConfigError, DataError, shown
 from fedpgp.evaluation.inference import Question, answer, kind_of
 from fedpgp.federation.client_runner import guidance_of
 from fedpgp.methods import Frozen, Method, Params
@@ -299,18 +299,12 @@ def model_of(run: Run, backbone: Backbone, client: int | None) -> Classifier:
 
 def backbone_of(run: Run, device: str | None) -> Backbone:
     """Return the dual encoder of a run, for models of the run; raises as `load`."""
-    name, task = run.method, run.results["task"]
+    name = run.method
     if name not in run.config.methods:
         raise ConfigError(
             "it is neither built in nor part of an installed package",
             where=f"method {name}",
             remedy="Install its package, or use the run from Python",
-        )
-    if "base_names" not in task:
-        raise OutputError(
-            "it has no class names, because an earlier version of fedpgp wrote it",
-            where=f"run of {name}",
-            remedy="Run it again",
         )
     settings = run.config.backbone
     try:

@@ -23,7 +23,9 @@ from fedpgp.results.study_content import RECORDS
 from fedpgp.runs.choices import chosen_methods
 from fedpgp.runs.comparison_plan import counted, seeds_text
 from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runtime import limits
 from fedpgp.runtime.files import write, write_json
+from fedpgp.runtime.untrusted import check_file
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import Axis, slug
 from fedpgp.studies.cells import StudyCell, check_cells, run_cells
@@ -345,7 +347,8 @@ def read_record(directory: Path, kind: str, to_resume: bool) -> dict[str, Any]:
     file = directory / f"{kind}.json"
     command, _ = FINISHED[file.name]
     try:
-        record = read_json(file, RECORDS[kind], "Start again in another directory")
+        record: dict[str, Any] = read_json(file, RECORDS[kind], "Start again in another directory")
+        check_file(directory / CONFIG, limits.JSON, "Start again in another directory")
     except FileNotFoundError as error:
         raise OutputError(
             f"the directory has no {kind}",
