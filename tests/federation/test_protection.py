@@ -36,7 +36,7 @@ from fedpgp.federation.protection import (
 )
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState
-from fedpgp.methods import PromptFL
+from fedpgp.methods import METHODS, PromptFL
 
 SHAPES = {"p_G": (3, 4), "gate": (2,)}
 ON = FederationConfig(protection=True)
@@ -130,6 +130,13 @@ def test_a_run_records_the_clients_that_were_limited(aggregator, exact):
     assert all(one.record["clipped"] for one in limited)
     assert all("clipped" not in one.record for one in plain)
     assert tiny.bits(plain[-1].shared) != tiny.bits(limited[-1].shared)
+
+
+@pytest.mark.parametrize("name", ["prompt-amp", "pfedmoap", "local", "zero-shot"])
+def test_methods_with_downloads_of_their_own_or_without_a_shared_part_have_limits_too(name, exact):
+    (round_,) = tiny.run(tiny.small(METHODS[name]), exact, rounds=1, local_epochs=1, protection=True)
+    assert "dropped" not in round_.record
+    assert bool(round_.record.get("clipped")) == (name in ("prompt-amp", "pfedmoap"))
 
 
 def test_an_implausible_update_is_dropped_from_the_round_with_the_reason(exact, monkeypatch):

@@ -18,8 +18,8 @@ from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.run_spec import participant_count
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 
-# A longer change is shortened to this multiple of the round's median norm. With 1.5, a hostile client of five that knows
-# the limit costs a point of Novel, with 2 five points or more, and with 3 everything; 1 costs honest runs nothing.
+# A longer change is shortened to this multiple of the round's median norm. With 1.5, a hostile client of five that
+# knows the limit costs up to a point of Novel, with 2 five to twelve points, and with 3 everything.
 LARGEST = 1.0
 # A change above this multiple of the median norm is refused: four times the largest ratio of an honest client (7).
 IMPLAUSIBLE = 30.0
