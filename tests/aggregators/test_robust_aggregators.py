@@ -1,4 +1,4 @@
-"""Krum, Multi-Krum, Bulyan and the geometric median, compared with their papers; median and trimmed mean, compared with Flower's."""
+"""Krum, Multi-Krum, Bulyan and geometric median, compared with their papers; median and trimmed mean, with Flower's."""
 
 import math
 import subprocess

@@ -36,7 +36,7 @@ from fedpgp.federation.protection import (
 )
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState
-from fedpgp.methods import PromptFL
+from fedpgp.methods import METHODS, PromptFL
 
 SHAPES = {"p_G": (3, 4), "gate": (2,)}
 ON = FederationConfig(protection=True)
@@ -62,7 +62,8 @@ def protected(updates, examples=()):
 
 def norm_of(one):
     received = start(one.upload.client)
-    return math.sqrt(sum(float((value.double() - received[n]).square().sum()) for n, value in one.upload.shared.items()))
+    changes = [(value.double() - received[name]).flatten() for name, value in one.upload.shared.items()]
+    return float(torch.cat(changes).norm())
 
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=9), st.integers(0, 100))
@@ -121,10 +122,29 @@ def test_a_round_without_a_finite_update_changes_nothing():
 
 @pytest.mark.parametrize("aggregator", [FedAvg(), Scaffold(), Median()], ids=lambda one: one.name)
 def test_a_run_records_the_clients_that_were_limited(aggregator, exact):
-    hyper = dict(rounds=2, local_epochs=1, aggregator=aggregator)
-    plain = tiny.run(PromptFL(**agreement.HYPER), exact, **hyper)[-1]
-    limited = tiny.run(PromptFL(**agreement.HYPER), exact, **hyper, protection=True)[-1]
-    assert tiny.bits(plain.shared) != tiny.bits(limited.shared)
+    def run(**changes):
+        method = PromptFL(**agreement.HYPER)
+        return tiny.run(method, exact, rounds=2, local_epochs=1, aggregator=aggregator, **changes)
+
+    plain, limited = run(), run(protection=True)
+    assert all(one.record["clipped"] for one in limited)
+    assert all("clipped" not in one.record for one in plain)
+    assert tiny.bits(plain[-1].shared) != tiny.bits(limited[-1].shared)
+
+
+@pytest.mark.parametrize("name", ["prompt-amp", "pfedmoap", "local", "zero-shot"])
+def test_methods_with_downloads_of_their_own_or_without_a_shared_part_have_limits_too(name, exact):
+    (round_,) = tiny.run(tiny.small(METHODS[name]), exact, rounds=1, local_epochs=1, protection=True)
+    assert "dropped" not in round_.record
+    assert bool(round_.record.get("clipped")) == (name in ("prompt-amp", "pfedmoap"))
+
+
+def test_an_implausible_update_is_dropped_from_the_round_with_the_reason(exact, monkeypatch):
+    monkeypatch.setattr("fedpgp.federation.protection.IMPLAUSIBLE", 1.0)
+    record = tiny.run(PromptFL(**agreement.HYPER), exact, rounds=1, protection=True)[0].record
+    (dropped,) = record["dropped"]
+    assert "times the median" in dropped["reason"]
+    assert sorted([*record["participants"], dropped["client"]]) == [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -147,8 +167,8 @@ def test_a_run_records_the_clients_that_were_limited(aggregator, exact):
 def test_a_run_says_how_many_hostile_clients_its_aggregator_survives(aggregator, clients, survived):
     check_protection(FederationConfig(), PrivacyConfig(), aggregator, clients)
     (note,) = protection_notes(FederationConfig(), PrivacyConfig(), aggregator, clients)
-    plural = "s" * (survived != 1)
-    assert f"{aggregator.name} survives {survived} hostile client{plural} among the {clients} clients of a round" in note
+    assert f"{aggregator.name} survives {survived} hostile client" in note
+    assert f"among the {clients} clients of a round" in note
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,20 @@ def test_records_prompts_and_evaluation_equal_the_local_engines_in_every_bit(cas
         assert tiny.bits(mine.kept) == tiny.bits(its.kept)
 
 
+def test_a_client_whose_change_is_implausible_continues_as_in_the_local_engine(world, backbone, new_state, monkeypatch):
+    monkeypatch.setattr("fedpgp.federation.protection.IMPLAUSIBLE", 1.0)  # all above the median are refused
+    changes = {"protection": True, "rounds": 3}
+    there, here = world(**changes), new_state()
+    records = there.rounds()
+    rounds = tiny.run(FEDPGP, backbone, there.data, state=here, **{**SMALL, **changes})
+    assert all(record["dropped"] for record in records)
+    assert [record["dropped"] for record in records] == [one.record["dropped"] for one in rounds]
+    assert tiny.bits(here.server().shared) == tiny.bits(there.state.server().shared)
+    for client in range(3):
+        mine, its = here.client(client) or ClientState(), there.kept(client) or ClientState()
+        assert tiny.bits(mine.private) == tiny.bits(its.private)
+
+
 def windows(tensor: torch.Tensor, length: int = 16) -> list[bytes]:
     """Return the bytes of some groups of four numbers of a tensor, as they would be in captured traffic."""
     raw = tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -87,8 +87,8 @@ class GeometricMedian(_Robust):
     """The point with the smallest sum of distances to the updates, by Weiszfeld's iterations (Pillutla et al. 2022).
 
     An iteration is v ← Σ w_i θ_i / Σ w_i with w_i = 1 / max(ν, ‖v − θ_i‖). It starts from the median of every
-    coordinate instead of the paper's mean. Both lead to the same point, but the mean of hostile updates may be so far
-    away that the paper's three iterations do not reach it.
+    coordinate instead of the paper's mean. Both lead to the same point. From a mean that hostile updates have moved far
+    away, it takes many iterations.
     """
 
     name = "geometric-median"

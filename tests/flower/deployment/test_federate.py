@@ -56,6 +56,36 @@ def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loop
     refused(command("federate", "server", "ours"), str(file), "loopback address", "0.0.0.0:9092")
 
 
+@pytest.mark.parametrize(
+    ("settings", "protection"),
+    [
+        ((), True),
+        (("federation.protection=false",), False),
+        (("federation.protection=true", "federation.examples=[40,60,50]"), True),
+        (("privacy.secure_aggregation=true",), False),
+        (("privacy.differential_privacy=central",), False),
+        (("federation.aggregator=median",), True),
+    ],
+)
+def test_a_federation_is_protected_unless_a_setting_excludes_it(command, settings, protection):
+    options = [text for setting in settings for text in ("--set", setting)]
+    assert command("federate", "init", "ours", "--nodes", "3", *options).code == 0
+    for place in ("app/federation", "nodes/node-0"):
+        written = tomllib.loads((Path("ours") / place / "experiment.toml").read_text())
+        assert written["federation"]["protection"] is protection
+
+
+def test_a_federation_whose_protection_cannot_work_is_refused_when_it_is_made(command):
+    def init(*settings):
+        options = [text for setting in settings for text in ("--set", setting)]
+        return command("federate", "init", "ours", "--nodes", "5", *options)
+
+    refused(init("federation.aggregator=trimmed-mean"), "no hostile client", "--set trimmed-mean.trim=0.2")
+    refused(init("privacy.secure_aggregation=true", "federation.protection=true"), "federation.protection=false")
+    refused(init("federation.examples=[1,2]"), "federation.examples", "5 numbers")
+    assert not Path("ours").exists()
+
+
 def test_the_nginx_file_forwards_bodies_of_the_gates_size_to_the_gate_only(layout):
     text = (layout.server / "nginx.conf").read_text()
     assert f"client_max_body_size {Limits().body >> 20}m;" in text
