@@ -289,7 +289,7 @@ def mechanisms() -> list[Mechanism]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="CSV file of the table")
-    parser.add_argument("--draws", type=int, default=600, help="largest number of draws with each of the two inputs")
+    parser.add_argument("--draws", type=int, default=400, help="largest number of draws with each of the two inputs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with arguments.output.open("w", newline="", encoding="utf-8") as file:

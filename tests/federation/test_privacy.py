@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,6 +255,14 @@ def test_a_local_round_costs_no_more_than_it_says():
         assert 0.5 * wanted < epsilon(privacy, 1) <= wanted
     assert epsilon(privacy, 0) == 0
     assert epsilon(PrivacyConfig(differential_privacy="central", noise_multiplier=0), 3) == math.inf
+
+
+def test_the_page_gives_the_exact_epsilon_of_local_privacy():
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    found = {
+        wanted: epsilon(PrivacyConfig(differential_privacy="local", local_epsilon=wanted), 1) for wanted in (1, 4, 10)
+    }
+    assert f"{found[1]:.2f} for `local_epsilon` 1, {found[4]:.2f} for 4, and {found[10]:.2f} for\n" in page
 
 
 def test_a_run_with_differential_privacy_reports_its_assumptions():
