@@ -282,14 +282,14 @@ def mechanisms() -> list[Mechanism]:
         central("central, adaptive norm, clipped by the server", **adaptive),
         central("central, adaptive norm, clipped by the client", clipped_by="client", **adaptive),
         local("local, ε = 4 a round", 4.0),
-        images("`dp-fpl`, z = 4, two epochs a round", 4.0),
+        images("`dp-fpl`, z = 2, two epochs a round", 2.0),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="CSV file of the table")
-    parser.add_argument("--draws", type=int, default=1000, help="largest number of draws with each of the two inputs")
+    parser.add_argument("--draws", type=int, default=400, help="largest number of draws with each of the two inputs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with arguments.output.open("w", newline="", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from raising import raises
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from fedpgp.aggregators import FedAvg, Median, Server, Upload
-from fedpgp.errors import ConfigError
-from fedpgp.federation.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
+from fedpgp.aggregators import Download, FedAvg, Median, Server, Upload
+from fedpgp.errors import ConfigError, TooFewError
+from fedpgp.federation.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon, longest_change
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.flower.client_app import ABOUT, LOSSES, SHARED, mods
 from fedpgp.flower.messages import _figures
-from fedpgp.flower.update_validation import arrays, read_any
+from fedpgp.flower.update_validation import Asked, Refused, arrays, check, read_any
 from fedpgp.methods import PromptFL
 from fedpgp.methods.dp_fpl import DPFPL
 
@@ -121,8 +122,27 @@ def test_the_adaptive_noise_is_for_the_norm_that_updates_were_cut_to():
     )
     found = aggregated(privacy, server, sent)
     assert float(found.memory[NORM]) < 5.0 / 1.5  # no update was clipped: the quantile is below C
-    multiplier = (1.0 - (2 * 100 / 20) ** -2) ** -0.5
+    multiplier = (1.0 - (100 / 20) ** -2) ** -0.5
     assert flat(found.shared).std() == pytest.approx(multiplier * 5.0 / 100, rel=0.03)
+
+
+@pytest.mark.parametrize(("clients", "count_noise"), [(20, None), (40, 1.0), (3, 0.3)])
+def test_too_little_noise_in_the_count_is_refused_with_a_remedy_that_works(clients, count_noise):
+    server = {"p_G": torch.zeros(3)}
+    sent = [Upload(client, 1, dict(server)) for client in range(clients)]
+    settings = {"differential_privacy": "central", "clipping": "adaptive"}
+    with raises(TooFewError, where="privacy.count_noise", allowed="above 1", remedy="more than 20 clients") as error:
+        aggregated(PrivacyConfig(**settings, count_noise=count_noise), server, sent)
+    enough = float(error.value.remedy.split("count_noise=")[1].split(",")[0])
+    aggregated(PrivacyConfig(**settings, count_noise=enough), server, sent)
+
+
+def test_changes_that_clients_clipped_are_clipped_again():
+    """An update within the tolerance of the server's check has no more weight than another one."""
+    privacy = PrivacyConfig(differential_privacy="central", clipped_by="client", clipping_norm=2.0, noise_multiplier=0)
+    server = {"p_G": torch.zeros(3, dtype=torch.float64)}
+    found = aggregated(privacy, server, [Upload(0, 1, {"p_G": torch.tensor([2.002, 0, 0], dtype=torch.float64)})])
+    assert found.shared["p_G"].tolist() == [2.0, 0, 0]
 
 
 def through_mods(privacy, server, upload, norm_sent):
@@ -162,6 +182,47 @@ def test_cut_by_the_client_it_is_the_same_as_cut_by_the_server(clipping):
     assert float(found.memory[NORM]) == pytest.approx(float(here.memory[NORM]), rel=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "clipping"), [("local", "fixed"), ("central", "fixed"), ("central", "adaptive")])
+def test_a_client_that_changes_nothing_sends_an_update(kind, clipping):
+    server = {"p_G": torch.ones(200, 100), "gate": torch.ones(())}
+    privacy = PrivacyConfig(differential_privacy=kind, clipped_by="client", clipping=clipping)
+    content = through_mods(privacy, server, Upload(0, 1, dict(server)), 0.5)
+    found = read_any(content[SHARED])
+    assert found.keys() == server.keys() and found["gate"].shape == ()
+    assert (found["p_G"].std() > 0) == (kind == "local")
+    assert content[LOSSES].get(BIT, 0) == 0
+
+
+@pytest.mark.parametrize("records", [{"fault": ConfigRecord({"reason": "ours"})}, {SHARED: arrays({})}])
+def test_an_error_and_a_round_of_fine_tuning_leave_a_client_as_they_are(records):
+    """Flower's mods would send an error of their own instead."""
+    (mod,) = mods(vars(PrivacyConfig(differential_privacy="central", clipped_by="client")))
+    sent = RecordDict({SHARED: arrays({"p_G": torch.zeros(3)}), ABOUT: ConfigRecord({NORM: 0.5})})
+    message = Message(sent, dst_node_id=5, message_type="train")
+    reply = Message(RecordDict(dict(records)), dst_node_id=1, message_type="train")
+    assert mod(message, Context(1, 5, {}, RecordDict(), {}), lambda *_: reply).content == RecordDict(dict(records))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.floats(1e-5, 10), st.sampled_from(["float16", "float32", "float64"]))
+def test_the_server_accepts_what_an_honest_client_clipped_and_nothing_longer(seed, norm, dtype):
+    rng = np.random.default_rng(seed)
+    privacy = PrivacyConfig(differential_privacy="central", clipped_by="client")
+    server = {name: value.to(getattr(torch, dtype)) for name, value in tensors(rng).items()}
+    longer = {name: value + 100 * norm * (1 + value.abs()) for name, value in server.items()}
+    content = through_mods(privacy, server, Upload(0, 1, longer), norm)
+    content[ABOUT] = ConfigRecord({"run": "r", "round": 1, "examples": 1, "after": 0})
+    download = Download(server, figures={NORM: norm})
+    asked = Asked(0, 1, "r", server, {}, server, most_examples=1, largest_change=longest_change(download))
+    assert check(content, asked).upload.examples == 1
+    if dtype == "float64":
+        upload = {name: value + 1.002 * (read_any(content[SHARED])[name] - value) for name, value in server.items()}
+        content[SHARED] = arrays(upload)
+        with pytest.raises(Refused, match="more than the allowed"):
+            check(content, asked)
+    assert longest_change(Download(server)) == math.inf
+
+
 def test_local_noise_is_flowers_for_twice_the_norm():
     server = {"p_G": torch.zeros(200, 100)}
     privacy = PrivacyConfig(differential_privacy="local", clipping_norm=0.5, local_epsilon=4.0, delta=1e-4)
@@ -196,6 +257,14 @@ def test_a_local_round_costs_no_more_than_it_says():
     assert epsilon(PrivacyConfig(differential_privacy="central", noise_multiplier=0), 3) == math.inf
 
 
+def test_the_page_gives_the_exact_epsilon_of_local_privacy():
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    found = {
+        wanted: epsilon(PrivacyConfig(differential_privacy="local", local_epsilon=wanted), 1) for wanted in (1, 4, 10)
+    }
+    assert f"{found[1]:.2f} for `local_epsilon` 1, {found[4]:.2f} for 4, and {found[10]:.2f} for\n" in page
+
+
 def test_a_run_with_differential_privacy_reports_its_assumptions():
     privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
     told = " ".join(assumptions(privacy, FederationConfig(), PromptFL(), 10, 5))
@@ -203,6 +272,20 @@ def test_a_run_with_differential_privacy_reports_its_assumptions():
     assert "all clients have the same weight" in told
     assert "losses, accuracies and numbers of images are not protected" in told
     assert assumptions(PrivacyConfig(), FederationConfig(), PromptFL(), 10, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "within"),
+    [
+        ("none", "± 2 (privacy.value_range)"),
+        ("local", "± 2 (privacy.value_range)"),
+        ("central", "at most 0.25 (privacy"),
+    ],
+)
+def test_a_run_with_secure_aggregation_says_what_the_server_cannot_check(kind, within):
+    privacy = PrivacyConfig(secure_aggregation=True, differential_privacy=kind, clipping_norm=0.25, value_range=2.0)
+    told = assumptions(privacy, FederationConfig(), PromptFL(), 10, 5)[0]
+    assert "the server cannot check any single update" in told and within in told
 
 
 def test_the_assumptions_of_a_noisy_method_count_the_local_epochs_of_a_client():

@@ -290,6 +290,25 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     assert there.trained() == other.trained()
 
 
+def unclipped(content):
+    """An update of a client that does not clip."""
+    (name, array), *_ = content.array_records["shared"].items()
+    content.array_records["shared"][name] = Array(array.numpy() + 4525)
+    return written(content)
+
+
+def test_an_update_longer_than_the_norm_to_which_clients_clip_is_refused(world):
+    privacy = {"differential_privacy": "central", "clipped_by": "client", "clipping": "adaptive"}
+    privacy |= {"noise_multiplier": 0.0, "clipping_norm": 0.05}
+    there = world(trusted=False, forgiving=True, privacy=PrivacyConfig(**privacy), rounds=3)
+    there.grid.meddle = meddling({101: unclipped})
+    records = there.rounds()
+    assert [record["participants"] for record in records] == [[0, 1, 2], [0, 2], [0, 1, 2]]
+    assert "moved by" in records[1]["dropped"][0]["reason"]
+    moved = [there.state.server().shared[name] - value for name, value in there.spec.shared.items()]
+    assert sum(change.square().sum() for change in moved) ** 0.5 < 3 * 0.06
+
+
 def other_diagnostics(content):
     content.metric_records["diagnostics"]["made-up"] = 1.0
     return written(content)

@@ -178,7 +178,8 @@ class PrivacyConfig:
         default=10.0,
         gt=0,
         le=1e6,
-        description="ε of one round's update, which determines the noise, with local privacy",
+        description="ε of one round's update by the classic formula, which determines the noise, with local privacy;"
+        " a run reports the exact ε",
     )
     target_quantile: float = Field(
         default=0.5,
