@@ -160,6 +160,7 @@ class Record(Content):
     shared: dict[Name, Number] | None = None
     new_clients: list[dict[Name, Percent]] | None = None
     lost: Text | None = None
+    clipped: Annotated[list[Client], Field(max_length=limits.CLIENTS)] | None = None
     dropped: list[Object] | None = None
     refused: list[Object] | None = None
     older_state: list[Object] | None = None
