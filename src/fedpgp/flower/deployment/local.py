@@ -16,7 +16,7 @@ from fedpgp.errors import FedPGPError, TrainingError
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
 from fedpgp.flower.deployment.superlink import PATIENCE, control, server
-from fedpgp.results.run_store import RECORDS
+from fedpgp.results.read import RECORDS
 
 POLL = 1.0
 TRIES = 5  # starts of one run, whose ServerApp may be killed
