@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from fedpgp.data.sources import is_name
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
@@ -38,7 +39,7 @@ class NodeDirectory(NodeSettings):
     superlink
         Address of the server.
     port
-        Port on the loopback address, for the node's own processes.
+        Not used: the nodes of earlier versions of fedpgp needed a port on the loopback address for their own processes.
     insecure
         Whether the node connects without TLS and without a key.
     apps
@@ -49,14 +50,14 @@ class NodeDirectory(NodeSettings):
 
     directory: Path
     superlink: str
-    port: int
     insecure: bool
+    port: int = 0
     apps: str = ""
     monitor: Annotated[int, Field(ge=0, le=65535)] = 0
 
     @classmethod
     def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
-        """Read node.toml.
+        """Read node.toml. Its relative paths are relative to the directory.
 
         Parameters
         ----------
@@ -65,7 +66,7 @@ class NodeDirectory(NodeSettings):
         insecure
             Whether the node connects without TLS and without a key.
         given
-            Settings that replace the settings in node.toml.
+            Settings that replace the settings in node.toml. Their relative paths are relative to the working directory.
 
         Raises
         ------
@@ -81,8 +82,12 @@ class NodeDirectory(NodeSettings):
                 where=str(directory),
                 remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
             ) from error
+        content["state"] = content.get("state") or "state"
+        for name in ("data", "state", "cache"):
+            value = content.get(name)
+            if isinstance(value, str) and value and not (name == "data" and is_name(value)):
+                content[name] = str(directory / value)
         content |= {name: value for name, value in given.items() if value is not None}
-        content |= {"state": content.get("state") or str(directory / "state")}
         content |= {"directory": directory, "experiment": str(directory / "experiment.toml"), "insecure": insecure}
         return cls.of(content)
 

@@ -13,6 +13,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment import guardian
 
 ENDING = 6.0  # seconds that a process has to end by itself
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -27,7 +28,14 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         Further variables.
     """
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "FLWR_HOME": str(home), **more}
+    return {**os.environ, **without_proxy(), "PATH": path, "FLWR_HOME": str(home), **more}
+
+
+def without_proxy() -> dict[str, str]:
+    """Return the environment variables with which HTTP clients use no proxy for addresses of this machine."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(dict.fromkeys([*filter(None, hosts.split(",")), *LOOPBACK]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def check_port(host: str, port: int) -> None:
@@ -38,8 +46,8 @@ def check_port(host: str, port: int) -> None:
         raise ConfigError(
             f"the port is not free: {error.strerror}",
             where=f"port {port} of {host}",
-            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port, in"
-            " node.toml for a node, or with --port and --superlink-port of fedpgp federate init for a server",
+            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port"
+            " with --port and --superlink-port of fedpgp federate init",
         ) from error
 
 
