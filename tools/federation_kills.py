@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,7 +27,6 @@ from fedpgp.federation.rounds import LocalClients, run_rounds
 from fedpgp.federation.state import State
 from fedpgp.flower.deployment.layout import FederationLayout, FederationPlan, create
 from fedpgp.flower.deployment.local import LocalFederation, free_ports, local_federation
-from fedpgp.flower.deployment.processes import kill_group
 from fedpgp.flower.node import OwnStates
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
@@ -56,8 +56,8 @@ def new_federation(
 ) -> FederationLayout:
     """Federation on this machine that distributes the embedded dataset."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
-    port, inner, *ports = free_ports(clients + 2)
-    plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, ports, insecure)
+    port, inner = free_ports(2)
+    plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, insecure)
     return create(directory, plan)
 
 
@@ -88,21 +88,21 @@ def last_round(layout: FederationLayout) -> int:
 
 
 def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[str, object]:
-    if target == "node":
-        name = f"node-{rng.randrange(CLIENTS)}"
-        kill_group(federation.processes[name])
-        return {"target": name}
-    if target == "server":
-        kill_group(federation.processes["server"])
-    for process in processes_of(federation.layout, "flwr-serverapp" if target == "server app" else "flower-superexec"):
-        os.kill(process, signal.SIGKILL)
-    return {"target": target}
+    if target == "server app":
+        for process in processes_of(federation.layout, "flwr-serverapp"):
+            os.kill(process, signal.SIGKILL)
+        return {"target": target}
+    name = "server" if target == "server" else f"node-{rng.randrange(CLIENTS)}"
+    with suppress(ProcessLookupError):  # it is ended already, and is being started again
+        os.killpg(federation.processes[name].pid, signal.SIGKILL)
+    return {"target": name}
 
 
 def processes_of(layout: FederationLayout, program: str) -> list[int]:
     """Return the ids of the processes of a program that belong to the server of a federation."""
     address = layout.connection.address
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["ps", "-ww", "-eo", "pid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [int(line.split()[0]) for line in listed if program in line and f"--runtime-api-address {address}" in line]
 
 

@@ -1,6 +1,8 @@
 """`fedpgp data`: what it reports about a dataset before a run."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -172,6 +174,19 @@ def test_a_dataset_that_cannot_be_read_is_a_finding(tree, monkeypatch):
     done = invoke("check", tree("train/1.png", "test/1.png"), monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "without a class" in done.stdout
     save(tree("x/1.png") / "2.png")
+
+
+def test_a_folder_without_access_is_a_finding(good, monkeypatch):
+    scandir = os.scandir
+
+    def scanned(path):
+        if str(path).endswith("val/bee"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    (finding,) = check(DataConfig(source=str(good))).findings
+    assert finding.stops and finding.text.startswith(f"{good / 'val' / 'bee'}: this user has no access to it")
 
 
 def test_names_that_are_not_text_are_findings_and_shown_with_escapes(tree, tmp_path, monkeypatch):

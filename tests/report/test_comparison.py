@@ -125,6 +125,16 @@ def test_a_comparison_at_an_alpha_compares_those_models() -> None:
     assert "α 0" in tables.caption(both.at(0.0)) and "α" not in tables.caption(both)
 
 
+def test_the_table_says_how_many_clients_it_covers_if_clients_are_missing() -> None:
+    whole = run("a", 0, (0.5, 0.5, 0.5))
+    part = replace(whole, results={**whole.results, "evaluated": [1]})
+    assert "covers" not in tables.caption(Comparison([whole]))
+    assert tables.caption(Comparison([part])).endswith("; Local covers 1 of 2 clients")
+    assert tables.table(Comparison([part])).heading.endswith("; Local covers 1 of 2 clients")
+    other = replace(whole, results={**whole.results, "method": "b"})
+    assert tables.caption(Comparison([part, other])).endswith("; Local of a, seed 0, covers 1 of 2 clients")
+
+
 def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
     a0, a1, b1 = run("a", 0, GOOD), run("a", 1, FAIR), run("b", 1, FAIR, luck=1)
     found = Comparison([a0, a1, b1]).against("a", "b")

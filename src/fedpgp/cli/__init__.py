@@ -81,6 +81,10 @@ def main() -> None:
         _fail(explained(error))
     except fedpgp.FedPGPError as error:
         _fail(str(error))
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}. Change its owner or its access rights, or use another user.")
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

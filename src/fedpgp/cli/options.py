@@ -155,7 +155,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
 
         @wraps(function)
         def announced(**values: Any) -> None:
-            if "torch" not in sys.modules and not values.get("quiet"):  # importing it takes seconds
+            if "torch" not in sys.modules and not values.get("quiet") and values.get("log_format") != "json":  # seconds
                 say("fedpgp: loading libraries …")
             function(**values)
 

@@ -18,9 +18,14 @@ OWNER_ALONE = 0o700  # mode of a directory that only its owner can read
 
 
 def exists(text: Path | str) -> bool:
-    """Return whether a text is the path of a file or directory. A text that is too long for a path is not an error."""
+    """Return whether a text is the path of a file or directory. A text that is too long for a path is not an error.
+
+    If the user may not know whether it exists, the function returns True, and a reader reports the missing access.
+    """
     try:
         return Path(text).exists()
+    except PermissionError:
+        return True
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return False

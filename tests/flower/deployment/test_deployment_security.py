@@ -16,7 +16,8 @@ from fedpgp.flower.deployment.credentials import check_certificate, write_author
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import free_ports
 from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
-from fedpgp.flower.deployment.superlink import run_server, server
+from fedpgp.flower.deployment.serve import run_server
+from fedpgp.flower.deployment.superlink import server
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
 from federation_kills import new_federation

@@ -2,6 +2,8 @@
 
 import json
 import socket
+from contextlib import contextmanager
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -9,11 +11,12 @@ import pytest
 from raising import raises
 
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.flower.deployment import monitor
+from fedpgp.flower.deployment import monitor, server_monitor
 from fedpgp.flower.deployment.diagnosis import LastRun, Node, Problem
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import free_ports
-from fedpgp.flower.deployment.monitor import NodeActivity, Report, monitored, monitored_server
+from fedpgp.flower.deployment.monitor import NodeActivity, Report, monitored
+from fedpgp.flower.deployment.server_monitor import monitored_server
 from fedpgp.flower.deployment.status import FederationStatus
 
 RUN = LastRun("5", "running", "2026-11-30T20:00:00+00:00", "", "fedpgp", 0, "/srv/private/runs/ours", 3, 10)
@@ -59,8 +62,8 @@ def layout(tmp_path):
 
 
 def test_a_server_is_up_while_its_gate_accepts_connections_and_the_superlink_answers(layout, monkeypatch):
-    monkeypatch.setattr(monitor, "AGE", 0.0)
-    monkeypatch.setattr(monitor, "federation_status", lambda layout: status)
+    monkeypatch.setattr(server_monitor, "AGE", 0.0)
+    monkeypatch.setattr(server_monitor, "federation_status", lambda layout: status)
     port, status = layout.gate.monitor.rpartition(":")[2], STATUS
     with monitored_server(layout):
         assert get(port, "/health")[0] == 503
@@ -99,50 +102,75 @@ def test_a_server_whose_files_cannot_be_read_is_down(layout, monkeypatch):
     def unreadable(layout):
         raise OutputError("damaged", where="/srv/private", remedy="Correct it")
 
-    monkeypatch.setattr(monitor, "federation_status", unreadable)
-    found = monitor.of_server(layout)
+    monkeypatch.setattr(server_monitor, "federation_status", unreadable)
+    found = server_monitor.of_server(layout)
     assert not found.well and found.health == {"status": "down"}
 
 
 def test_several_requests_ask_the_superlink_only_once(layout, monkeypatch):
     asked = []
-    monkeypatch.setattr(monitor, "of_server", lambda layout: asked.append(1) or Report(True, {}, ()))
+    monkeypatch.setattr(server_monitor, "of_server", lambda layout: asked.append(1) or Report(True, {}, ()))
     with monitored_server(layout):
         for path in ("/health", "/metrics", "/health"):
             assert get(layout.gate.monitor.rpartition(":")[2], path)[0] == 200
     assert len(asked) == 1
 
 
-def test_a_monitor_listens_only_on_a_free_port_of_the_loopback_address():
-    report = NodeActivity().report
-    for address in ("0.0.0.0:9095", "example.org:9095", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:x"):
-        with raises(ConfigError, where="monitor", got=address), monitored(address, "monitor", report):
-            pass
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with raises(ConfigError, where="monitor", got=address), monitored(address, "monitor", report):
-            pass
-    with monitored("", "monitor", report):
+@pytest.mark.parametrize("address", ["0.0.0.0:9095", "example.org:9095", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:x"])
+def test_the_monitor_of_a_server_listens_only_on_the_loopback_address(layout, address):
+    file = layout.server / "gate.toml"
+    file.write_text(f'host = "a"\nlisten = "127.0.0.1:1"\nmonitor = "{address}"\n')
+    with raises(ConfigError, where=str(file), got=address), monitored_server(layout):
+        pass
+
+
+def test_a_port_that_is_not_free_is_reported(layout):
+    host, _, port = layout.gate.monitor.rpartition(":")
+    with (
+        socket.create_server((host, int(port))),
+        raises(ConfigError, where=str(layout.server / "gate.toml"), got=layout.gate.monitor),
+        monitored_server(layout),
+    ):
+        pass
+
+
+def test_nothing_is_served_unless_it_is_asked_for(layout):
+    (layout.server / "gate.toml").write_text('host = "a"\nlisten = "127.0.0.1:1"\n')  # as earlier versions wrote it
+    with monitored_server(layout):
+        assert layout.gate.monitor == ""
+    with monitored("127.0.0.1", 0, "monitor", NodeActivity().report):
         pass
 
 
 def test_a_node_is_up_while_the_server_answers_it(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(monitor.time, "monotonic", lambda: now)
-    node = NodeActivity()
-    assert node.report().health == {
-        **{"status": "down", "phase": "connecting", "answered": None, "answers": 0, "failures": 0}
-    }
-    node.contact()
-    node.begin("train")
-    assert node.report().well and node.report().health["phase"] == "train"
-    node.end("train", failed=False)
-    node.begin("evaluate")
-    node.end("evaluate", failed=True)
-    health = node.report().health
-    assert (health["phase"], health["answers"], health["failures"]) == ("idle", 1, 1)
-    assert health["answered"] is not None
-    now += monitor.SILENCE + 1
+    node, kinds = NodeActivity(), iter(["train", "evaluate", None])
+    before = {"status": "down", "phase": "connecting", "answered": None, "answers": 0, "failures": 0}
+    assert node.report().health == before
+
+    def message(kind, failed=False):
+        return SimpleNamespace(metadata=SimpleNamespace(message_type=kind), has_error=lambda: failed)
+
+    @contextmanager
+    def connect(address):
+        yield address, lambda: (kind := next(kinds)) and (message(kind), "tree"), lambda message, tree: "sent", "others"
+
+    with node.noting(connect)("there") as (address, receive, send, others):
+        assert (address, others) == ("there", "others")
+        assert receive()[1] == "tree"
+        now += monitor.SILENCE + 1  # it does not ask the server while it trains
+        assert node.report().well and node.report().health["phase"] == "train"
+        assert send(message("train"), "tree") == "sent"
+        receive()
+        send(message("evaluate", failed=True), "tree")
+        health = node.report().health
+        assert (health["phase"], health["answers"], health["failures"]) == ("idle", 1, 1)
+        assert health["answered"] is not None
+        receive()
+        now += monitor.SILENCE - 1
+        assert node.report().well
+        now += 2
     assert not node.report().well
     samples = [sample for metric in node.report().metrics for sample in metric.samples]
     values = {(sample.name, *sample.labels.values()): sample.value for sample in samples}

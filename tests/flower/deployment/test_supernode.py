@@ -1,7 +1,6 @@
 """Flower's SuperNode as fedpgp starts it, on a connection without a server: received apps and sent errors."""
 
 from contextlib import contextmanager
-from importlib import import_module
 
 import apps
 import pytest
@@ -17,10 +16,10 @@ from raising import raises
 
 from fedpgp.errors import FedPGPError
 from fedpgp.flower.deployment import supernode
-from fedpgp.flower.deployment.app_policy import unpacked
+from fedpgp.flower.deployment.app_policy import AppPolicy, app_hash, unpacked
+from fedpgp.flower.deployment.app_process import AnsweringState, prepare
 
 NODE = 11
-flower_supernode = import_module("flwr.supernode.cli.flower_supernode")  # the function has the same name as its module
 
 
 class OverError(BaseException):
@@ -30,9 +29,10 @@ class OverError(BaseException):
 class Server:
     """A server that sends one message of a run, and stores the node's replies."""
 
-    def __init__(self, run, fab):
-        self.run, self.fab = run, fab
+    def __init__(self, run, fab, answered=False):
+        self.run, self.fab, self.answered = run, fab, answered
         self.states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+        self.states.state_instance = AnsweringState(self.states.objectstore_factory.store())
         self.replies, self.pushed = [], []
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, 1  # as in the server's app
         self.message = Message(RecordDict(), NODE, "query")
@@ -54,7 +54,8 @@ class Server:
             return {tree.object_id}, "session"
 
         def confirm(run_id, identifier):
-            raise OverError  # Flower would now run the app
+            if not self.answered:
+                raise OverError  # the node would now run the app
 
         def push(run_id, session, identifier, content):
             self.pushed.append(content)
@@ -80,11 +81,9 @@ def served(server, policy, monkeypatch, guard=True):
     """Run Flower's own main loop with a server, with the guard or only with the guard's options."""
     monkeypatch.setattr(start_client_internal, "register_signal_handlers", lambda **_: None)
     monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
-    with supernode.guarded(policy) as options:
+    with supernode.guarded(policy) as trusted:
         if not guard:  # as if Flower no longer used this name
             monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
-        arguments = flower_supernode._parse_args_run_supernode().parse_args(options)
-        trusted = flower_supernode._try_obtain_trusted_entities(arguments.trusted_entities)
         with pytest.raises(OverError):
             start_client_internal.start_client_internal(
                 state_factory=server.states,
@@ -158,3 +157,68 @@ def test_an_error_leaves_the_node_as_its_type_and_phase(own, policy, monkeypatch
     assert Message.inflate(pushed).error == reply.error
     assert b"crown" not in pushed
     assert not state.get_messages_legacy(is_reply=True)  # and the reply is not sent again
+
+
+APP = """
+import os
+from pathlib import Path
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.query()
+def answer(message, context):
+    starts = Path({starts!r})
+    with starts.open("a") as file:
+        file.write("x")
+    number = starts.stat().st_size
+    if number <= {kills}:
+        os.kill(os.getpid(), 9)
+    if {fails}:
+        raise ValueError("crown")
+    context.state["seen"] = ConfigRecord({{"starts": number}})
+    return Message(RecordDict({{"answer": ConfigRecord({{"start": number}})}}), reply_to=message)
+"""
+
+
+def answered(layout, tmp_path, monkeypatch, kills=0, fails=False):
+    """Run an app that the owner allowed, whose process is killed some times, and return the server and the starts."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
+    starts = tmp_path / "starts"
+    text = APP.format(starts=str(starts), kills=kills, fails=fails)
+    (layout.app / "federation" / "client_app.py").write_text(text)
+    content = build_fab_from_disk(layout.app)
+    files = unpacked(content)
+    server = Server(*apps.sent(content, files), answered=True)
+    prepare()
+    served(server, AppPolicy(layout.node(0) / "experiment.toml", [app_hash(files)]), monkeypatch)
+    return server, starts.stat().st_size
+
+
+@pytest.mark.slow
+def test_an_app_whose_process_is_killed_is_started_again_and_answers_once(layout, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(supernode.log, "propagate", True)
+    server, starts = answered(layout, tmp_path, monkeypatch, kills=2)
+    (reply,) = server.replies
+    assert starts == 3
+    assert not reply.has_error()
+    assert reply.metadata.reply_to_message_id == server.message.metadata.message_id
+    state = server.states.state()
+    assert state.get_run_series_context(server.run.series_id).state["seen"]["starts"] == 3
+    assert caplog.text.count("ended with code -9 before it answered") == 2
+    assert not server.states.objectstore_factory.store().store  # nothing of the message is kept
+
+
+@pytest.mark.slow
+def test_an_app_whose_process_is_always_killed_or_that_fails_is_answered_with_an_error(layout, tmp_path, monkeypatch):
+    server, starts = answered(layout, tmp_path, monkeypatch, kills=9)
+    assert starts == 3
+    (reply,) = server.replies
+    assert reply.error.reason.startswith("CLIENT_APP_CRASHED in query")
+    (tmp_path / "starts").unlink()
+    server, starts = answered(layout, tmp_path, monkeypatch, fails=True)
+    assert starts == 1
+    (reply,) = server.replies
+    assert reply.error.reason.startswith("CLIENT_APP_RAISED_EXCEPTION in query")
+    assert not any(b"crown" in content for content in server.pushed)

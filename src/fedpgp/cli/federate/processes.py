@@ -1,10 +1,11 @@
 """`fedpgp federate server`, `node` and `up`: run the processes of a federation."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import click
 import typer
@@ -14,13 +15,19 @@ from fedpgp.cli.option_groups import OutputOptions, with_options
 from fedpgp.cli.printing import Session, next_command, print_result, say, typed
 from fedpgp.errors import ConfigError
 
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option("--log-format", help="Format of the log on standard error: text, or a JSON object in each line."),
+]
+logged = logging.getLogger("fedpgp.federate")
+
 
 @dataclass(frozen=True)
 class LocalOptions(OutputOptions, FederationOptions):
     """Options of `up`."""
 
 
-def server(directory: Directory, insecure: Insecure = False) -> None:
+def server(directory: Directory, insecure: Insecure = False, log_format: LogFormat = "text") -> None:
     """Start the server of a federation.
 
     The server consists of a SuperLink (Flower's server process) on the loopback address, and a gate, which refuses
@@ -31,12 +38,15 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
     """
     from fedpgp.flower.deployment import processes
     from fedpgp.flower.deployment.layout import FederationLayout
-    from fedpgp.flower.deployment.monitor import monitored_server
-    from fedpgp.flower.deployment.superlink import run_server
+    from fedpgp.flower.deployment.logs import one_format
+    from fedpgp.flower.deployment.serve import run_server
+    from fedpgp.flower.deployment.server_monitor import followed_runs, monitored_server
 
     processes.end_on_sigterm()
-    with monitored_server(FederationLayout(directory)):
-        code = run_server(directory, insecure, lambda: say("the server listens; nodes can connect"))
+    layout = FederationLayout(directory)
+    with one_format(log_format == "json") as log, monitored_server(layout):
+        log.heard = followed_runs(layout, log)
+        code = run_server(directory, insecure, lambda: logged.info("the server listens; nodes can connect"))
     raise typer.Exit(code)
 
 
@@ -54,33 +64,41 @@ def node(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the node, encode its images, and exit.")] = False,
     insecure: Insecure = False,
+    log_format: LogFormat = "text",
 ) -> None:
-    """Check the data, class names, checkpoint, certificate and ports of a client's node, and start the node.
+    """Check the data, class names, checkpoint and certificate of a client's node, and start the node.
 
     Examples:
         fedpgp federate node node-0 --data /srv/photos
     """
+    from fedpgp.flower.deployment.logs import one_format
     from fedpgp.flower.deployment.node_directory import NodeDirectory
     from fedpgp.flower.deployment.processes import end_on_sigterm
 
     end_on_sigterm()
     given = {"data": data, "state": state, "cache": cache, "device": device}
     node = NodeDirectory.read(directory.absolute(), insecure, **given)
-    node.check()
-    say(f"client {node.client}: the data, the checkpoint and the keys are valid")
-    say(node.reach())
+
+    def examine(tell: Callable[[str], None]) -> None:
+        node.check()
+        tell(f"client {node.client}: the data, the checkpoint and the keys are valid")
+        tell(node.reach())
+
     if check:
+        examine(say)
         next_command("federate", "node", *typed("check"))
         return
-    with node.supernode() as process:
-        code = process.wait()
-    if code == 0:  # a SuperNode exits with 0 and prints nothing when the server answers 401
-        raise ConfigError(
-            "the server refuses this node's key, because the key is unknown or revoked, or because the clocks of the"
-            " two machines differ",
-            where=node.superlink,
-            remedy="Ask the operator of the server; the server's log has the reason",
-        )
+    with one_format(log_format == "json", client=node.client):
+        examine(logged.info)
+        with node.supernode() as process:
+            code = process.wait()
+        if code == 0:  # a SuperNode exits with 0 and prints nothing when the server answers 401
+            raise ConfigError(
+                "the server refuses this node's key, because the key is unknown or revoked, or because the clocks of"
+                " the two machines differ",
+                where=node.superlink,
+                remedy="Ask the operator of the server; the server's log has the reason",
+            )
     raise typer.Exit(code)
 
 
@@ -108,6 +126,7 @@ def up(
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
     from fedpgp.flower.deployment.node_directory import NodeDirectory
+    from fedpgp.flower.deployment.processes import end_on_sigterm
     from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
@@ -116,13 +135,14 @@ def up(
             "--local is missing: `fedpgp federate up` starts all processes on this machine. Add --local, or use"
             " `fedpgp federate init` for several machines."
         )
+    end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
-    port, superlink_port, *ports = free_ports(nodes + 2)
+    port, superlink_port = free_ports(2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method
     plan = FederationPlan(
-        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, ports, insecure, plugins
+        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, insecure, plugins
     )
     layout = create(directory, plan, options.force)
     features = None if options.cache is None else str(options.cache.absolute())

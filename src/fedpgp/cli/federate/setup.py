@@ -1,4 +1,4 @@
-"""`fedpgp federate init`, `renew` and `app-hash`: write and change the files of a federation."""
+"""`fedpgp federate init`, `renew`, `key` and `app-hash`: write and change the files of a federation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +61,7 @@ def init(
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
         fedpgp federate init try --nodes 4
     """
-    from fedpgp.flower.deployment.layout import FederationPlan, create
+    from fedpgp.flower.deployment.layout import FederationPlan, accessible, create
 
     experiment, method = options.deployment(nodes, class_names)
     name = name or directory.absolute().name
@@ -71,7 +71,8 @@ def init(
         insecure=insecure,
         monitor_port=monitor_port,
     )
-    layout = create(directory, plan, force)
+    with accessible(directory):
+        layout = create(directory, plan, force)
     out.print(
         f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
     )
@@ -92,9 +93,51 @@ def renew(
     """
     from fedpgp.flower.deployment import layout
 
-    layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
+    with layout.accessible(directory):
+        layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
     say("The server has a new certificate. Restart the server.")
     next_command("federate", "server", directory)
+
+
+def key(
+    directory: Directory,
+    node: Annotated[
+        str, typer.Argument(help="Node, such as node-1. The number after the last node's number adds a node.")
+    ],
+) -> None:
+    """Make a new key for a node, or add a node. The node's old key is no longer admitted.
+
+    A running server registers the new key within a few seconds.
+
+    Examples:
+        fedpgp federate key ours node-1
+    """
+    from fedpgp.flower.deployment.app_policy import EXPERIMENT
+    from fedpgp.flower.deployment.layout import FederationLayout, accessible
+    from fedpgp.flower.deployment.node_keys import replace_key, wait_for_registration
+
+    layout = FederationLayout(directory.absolute())
+    place, public = layout.nodes / node, layout.server / f"{node}.pub"
+    with accessible(directory):
+        added = replace_key(layout, node)
+    if added:
+        out.print(
+            f"{node} is new. Copy {place} to its machine, and to no other machine. The experiment has one client more:"
+            f" the owner of each other node replaces experiment.toml in the node's directory by"
+            f" {layout.app / EXPERIMENT}, and starts the node again. A run that began before needs the old file.",
+            markup=False,
+        )
+    else:
+        out.print(
+            f"{node} has a new key. Replace the file key in the node's directory by {place / 'key'}, and start the node"
+            " again.",
+            markup=False,
+        )
+    if wait_for_registration(layout, public):
+        say("The server has registered the key.")
+    else:
+        say("The server does not run. It registers the key when it starts.")
+    next_command("federate", "node", node, "--check")
 
 
 def app_hash(

@@ -6,9 +6,11 @@ known dataset, add a section to known.toml. For a new layout of files, write a r
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import caltech101, folder, hugging_face, known, known_folders, pictograms
@@ -19,12 +21,46 @@ from fedpgp.data.sources.names import is_text
 from fedpgp.errors import DataError, nearest, shown
 from fedpgp.runtime.files import exists
 
-__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "check_used", "load_source", "load_target"]
+__all__ = [
+    "LAYOUTS",
+    "SPLITS",
+    "ImageDataset",
+    "Source",
+    "StoredFeatures",
+    "check_used",
+    "is_name",
+    "load_source",
+    "load_target",
+]
 OF_TABLES = tuple(f"{role}_column" for role in ("image", "label", "domain", "client", "split"))
 TABLES = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
 OF_SOME = (*OF_TABLES, "drop_unlabelled", "follow_links")  # that only some layouts read
 OF_FILES = ("layout", "names", *OF_SOME, "drop_unused_classes", "test_share", "validation_share")
 WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are not separate files
+
+T = TypeVar("T")
+
+
+def _accessible(read: Callable[[DataConfig], T]) -> Callable[[DataConfig], T]:
+    """Let a function raise DataError for a directory or file to which the user has no access."""
+
+    @wraps(read)
+    def reading(data: DataConfig) -> T:
+        try:
+            return read(data)
+        except PermissionError as error:
+            raise DataError(
+                "this user has no access to it, or to a directory above it",
+                where=str(error.filename or data.source),
+                remedy="Change its owner or its access rights, or run the command as its owner",
+            ) from error
+
+    return reading
+
+
+def is_name(source: str) -> bool:
+    """Return whether a data.source is the name of a dataset, and not the path of a directory or file."""
+    return source == pictograms.NAME or source in known.NAMES or source.startswith(hugging_face.HUB)
 
 
 def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
@@ -84,6 +120,7 @@ def load_target(data: DataConfig) -> ImageDataset:
     return to_target(read_listing(data))
 
 
+@_accessible
 def read_listing(data: DataConfig) -> Listing:
     """Return all images of a source that is not embedded, before they are divided into splits.
 
@@ -128,6 +165,7 @@ def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
     return replace(listing, name=name, class_names=class_names, templates=(of.template,))
 
 
+@_accessible
 def located(data: DataConfig) -> tuple[Path, str]:
     """Return the path of a source on the disk and the name of its layout; raise errors as in `load_source`."""
     if data.source in known.NAMES:

@@ -120,13 +120,22 @@ class RefusedError(Exception):
 
 
 class Keys:
-    """The public keys `*.pub` of a directory. Added and removed files take effect within `LOOK` seconds."""
+    """The public keys `*.pub` of a directory. Added and removed files take effect within `LOOK` seconds.
+
+    Parameters
+    ----------
+    directory
+        The directory.
+    own
+        Key of the server itself, with which it checks that the gate and the SuperLink answer.
+    """
 
     LOOK = 1.0
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, own: ec.EllipticCurvePublicKey | None = None):
         self._directory = directory
-        self._files: dict[Path, tuple[int, int, int]] = {}
+        self._own = {} if own is None else {public_key_pem(own): own}
+        self._files: dict[Path, tuple[int, int, int]] | None = None
         self._keys: dict[bytes, ec.EllipticCurvePublicKey] = {}
         self._looked = -self.LOOK
         self._read()
@@ -165,14 +174,10 @@ class Keys:
         if time.monotonic() - self._looked < self.LOOK:
             return
         self._looked = time.monotonic()
-        files = {}
-        for file in self._directory.glob("*.pub"):
-            with contextlib.suppress(OSError):  # the file has just been removed
-                stat = file.stat()
-                files[file] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        files = key_files(self._directory)
         if files == self._files:
             return
-        self._files, self._keys = files, {}
+        self._files, self._keys = files, dict(self._own)
         for file in files:
             try:
                 key = read_public_key(file)
@@ -180,6 +185,16 @@ class Keys:
                 log.warning("%s", error)
                 continue
             self._keys[public_key_pem(key)] = key
+
+
+def key_files(directory: Path) -> dict[Path, tuple[int, int, int]]:
+    """Return the public keys `*.pub` of a directory in order, each with values that differ when the file changes."""
+    files = {}
+    for file in sorted(directory.glob("*.pub")):
+        with contextlib.suppress(OSError):  # the file has just been removed
+            stat = file.stat()
+            files[file] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return files
 
 
 class Newest:

@@ -5,7 +5,8 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,7 +21,6 @@ from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, wri
 
 S = TypeVar("S")
 
-NODE_PORT = 9094  # Flower's default
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
 # Template -> file in the directory of a federation.
@@ -59,9 +59,6 @@ class FederationPlan:
         The experiment.
     method, seed
         Method and seed that `flwr run` runs.
-    node_ports
-        Port of each node on its own loopback address, for its own processes. Empty means NODE_PORT and the ports after
-        it, so that several nodes can run on one machine.
     insecure
         Whether to do without TLS, keys and a gate. Nodes and the operator then reach the SuperLink at host and port,
         which must be on the loopback address.
@@ -79,7 +76,6 @@ class FederationPlan:
     config: ExperimentConfig
     method: str
     seed: int
-    node_ports: Sequence[int] = ()
     insecure: bool = False
     plugins: str = ""
     monitor_port: int = 0
@@ -126,10 +122,23 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """Settings of the server: the name in its certificate, and the addresses of the gate and of the monitor, or ""."""
+    """Settings of the server.
+
+    Attributes
+    ----------
+    host
+        Name in the server's certificate.
+    listen
+        Address and port on which the gate listens.
+    address
+        Address and port at which nodes reach the gate, or a reverse proxy in front of it.
+    monitor
+        Loopback address and port for health and metrics; "" means none.
+    """
 
     host: str
     listen: str
+    address: str
     monitor: str
 
 
@@ -161,7 +170,9 @@ class FederationLayout:
         """Settings of the gate; raises OutputError if this is not the directory of a federation."""
 
         def gate(content: dict[str, Any]) -> GateSettings:
-            return GateSettings(content["host"], content["listen"], content.get("monitor", ""))
+            host, listen = content["host"], content["listen"]
+            address = f"{host}:{content.get('port', host_and_port(listen)[1])}"
+            return GateSettings(host, listen, address, content.get("monitor", ""))
 
         return self._read(self.server / "gate.toml", gate)
 
@@ -179,6 +190,19 @@ class FederationLayout:
 def cause(error: Exception) -> str:
     """Return the cause of an error without the file's name, which the message has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+@contextmanager
+def accessible(directory: Path) -> Iterator[None]:
+    """Raise OutputError if a file of a federation's directory cannot be read or written in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the file or directory cannot be used: {cause(error)}",
+            where=str(error.filename or directory),
+            remedy="Choose another directory, or change the owner or the permissions of this one",
+        ) from error
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -243,6 +267,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
     directory.parent.mkdir(parents=True, exist_ok=True)
     layout = FederationLayout(directory.absolute())
     loopback, port = is_loopback(plan.host), plan.port
+    insecurely = {"insecurely": ", --insecure" if plan.insecure else ""}
     values = {
         **vars(plan),
         "address": plan.address,
@@ -257,25 +282,23 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
         "alias": "localhost" if is_address(plan.host) else plan.host,
-        "insecurely": ", --insecure" if plan.insecure else "",
+        **insecurely,
+        "services": "".join(filled("compose-node.yaml", {**insecurely, "client": client}) for client in range(plan.nodes)),
     }
-    taken = (plan.port, plan.superlink_port, plan.monitor_port)
-    ports = plan.node_ports or [port for port in range(NODE_PORT, NODE_PORT + plan.nodes + 3) if port not in taken]
-    nodes = [{**values, "client": client, "node_port": ports[client]} for client in range(plan.nodes)]
-    values |= {"services": "".join(_filled("compose-node.yaml", node) for node in nodes)}
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
-        files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
+        files = {path: filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
         inside = {**values, "home": "/federation/flwr", "listen": f"0.0.0.0:{port}"}  # as compose.yaml mounts the files
         if not plan.insecure:
             inside |= {"security": 'root-certificates = "/federation/server/ca.crt"'}
-        files |= {"compose/config.toml": _filled("flwr-config.toml", inside).encode()}
-        files |= {"compose/gate.toml": _filled("gate.toml", inside).encode()}
-        for client, node in enumerate(nodes):
-            files |= {f"nodes/node-{client}/node.toml": _filled("node.toml", node).encode()}
-            files |= {f"nodes/node-{client}/compose.yaml": _filled("node-compose.yaml", node).encode()}
+        files |= {"compose/config.toml": filled("flwr-config.toml", inside).encode()}
+        files |= {"compose/gate.toml": filled("gate.toml", inside).encode()}
+        for client in range(plan.nodes):
+                node = {**values, "client": client}
+            files |= {f"nodes/node-{client}/node.toml": filled("node.toml", node).encode()}
+            files |= {f"nodes/node-{client}/compose.yaml": filled("node-compose.yaml", node).encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
         for path, content in files.items():
             make_directory((scratch / path).parent, OWNER_ALONE)
@@ -310,6 +333,7 @@ def renew(layout: FederationLayout, authority: Path) -> None:
     write_server(layout.server, authority, layout.gate.host.strip("[]"))
 
 
-def _filled(template: str, values: Mapping[str, Any]) -> str:
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a file that is made from a template."""
     text = (resources.files("fedpgp.flower.deployment") / "templates" / template).read_text(encoding="utf-8")
     return text.format(**values)

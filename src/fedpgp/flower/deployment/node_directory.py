@@ -8,17 +8,20 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import tomli_w
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from fedpgp.data.sources import is_name
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
 from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
-from fedpgp.flower.deployment.processes import environment, started
+from fedpgp.flower.deployment.processes import check_port, environment, started
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
@@ -36,22 +39,25 @@ class NodeDirectory(NodeSettings):
     superlink
         Address of the server.
     port
-        Port on the loopback address, for the node's own processes.
+        Not used: the nodes of earlier versions of fedpgp needed a port on the loopback address for their own processes.
     insecure
         Whether the node connects without TLS and without a key.
     apps
         Hashes of the apps that the owner of the node agreed to run, in addition to fedpgp's own app.
+    monitor
+        Port on the loopback address for the health and the metrics of the node; 0 means none.
     """
 
     directory: Path
     superlink: str
-    port: int
     insecure: bool
+    port: int = 0
     apps: str = ""
+    monitor: Annotated[int, Field(ge=0, le=65535)] = 0
 
     @classmethod
     def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
-        """Read node.toml.
+        """Read node.toml. Its relative paths are relative to the directory.
 
         Parameters
         ----------
@@ -60,7 +66,7 @@ class NodeDirectory(NodeSettings):
         insecure
             Whether the node connects without TLS and without a key.
         given
-            Settings that replace the settings in node.toml.
+            Settings that replace the settings in node.toml. Their relative paths are relative to the working directory.
 
         Raises
         ------
@@ -76,8 +82,12 @@ class NodeDirectory(NodeSettings):
                 where=str(directory),
                 remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
             ) from error
+        content["state"] = content.get("state") or "state"
+        for name in ("data", "state", "cache"):
+            value = content.get(name)
+            if isinstance(value, str) and value and not (name == "data" and is_name(value)):
+                content[name] = str(directory / value)
         content |= {name: value for name, value in given.items() if value is not None}
-        content |= {"state": content.get("state") or str(directory / "state")}
         content |= {"directory": directory, "experiment": str(directory / "experiment.toml"), "insecure": insecure}
         return cls.of(content)
 
@@ -103,6 +113,8 @@ class NodeDirectory(NodeSettings):
         for private in (key, self.states):
             if private.exists():
                 check_owner(private)
+        if self.monitor:
+            check_port("127.0.0.1", self.monitor)
         open_client(self)
 
     def reach(self) -> str:
@@ -151,6 +163,7 @@ class NodeDirectory(NodeSettings):
         command = [sys.executable, "-P", "-m", module]  # -P: import nothing from the working directory
         command += ["--experiment", self.experiment, *(f"--app={digest}" for digest in names(self.apps))]
         command += ["--superlink", self.superlink, "--node-config", str(config)]
+        command += ["--monitor", str(self.monitor)]
         if self.insecure:
             return command
         return [*command, "--root-certificates", str(self.directory / "ca.crt"), "--key", str(self.directory / "key")]

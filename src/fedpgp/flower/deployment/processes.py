@@ -10,8 +10,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fedpgp.errors import ConfigError
+from fedpgp.flower.deployment import guardian
 
-ENDING = 10.0  # seconds that a process has to end by itself
+ENDING = 6.0  # seconds that a process has to end by itself
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -26,7 +28,14 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         Further variables.
     """
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "FLWR_HOME": str(home), **more}
+    return {**os.environ, **without_proxy(), "PATH": path, "FLWR_HOME": str(home), **more}
+
+
+def without_proxy() -> dict[str, str]:
+    """Return the environment variables with which HTTP clients use no proxy for addresses of this machine."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(dict.fromkeys([*filter(None, hosts.split(",")), *LOOPBACK]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def check_port(host: str, port: int) -> None:
@@ -37,8 +46,8 @@ def check_port(host: str, port: int) -> None:
         raise ConfigError(
             f"the port is not free: {error.strerror}",
             where=f"port {port} of {host}",
-            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port, in"
-            " node.toml for a node, or with --port and --superlink-port of fedpgp federate init for a server",
+            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port"
+            " with --port and --superlink-port of fedpgp federate init",
         ) from error
 
 
@@ -46,7 +55,7 @@ def check_port(host: str, port: int) -> None:
 def started(
     command: list[str], env: Mapping[str, str], log: Path | None = None, directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the block ends.
+    """Run a process until the block ends. All of its descendants end with it, also if this process is killed.
 
     Parameters
     ----------
@@ -55,37 +64,39 @@ def started(
     env
         Environment of the process.
     log
-        File for the output of the process. The process and its children are then a group, which ends together. None
-        means the group and the output streams of this process.
+        File for the output of the process, which then has a session of its own. None means the process group and the
+        output streams of this process.
     directory
         Working directory of the process; None means this process's directory.
+
+    Yields
+    ------
+    subprocess.Popen
+        The process's guardian, which passes on SIGTERM and has the exit code of the process.
     """
+    inner, outer = os.pipe()
     with nullcontext() if log is None else log.open("ab") as file:
+        group = os.getpgrp() if file is None else 0
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", guardian.__file__, str(inner), str(group), *command],
             env=dict(env),
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=None if file is None else subprocess.STDOUT,
+            pass_fds=[inner],
+            process_group=0 if file is None else None,
             start_new_session=file is not None,
         )
+    os.close(inner)
     try:
         yield process
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(ENDING)
-        if log is not None:
-            kill_group(process)
-        process.kill()
+        os.close(outer)  # kills what is left
         process.wait()
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a group, and all processes of the group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def end_on_sigterm() -> None:

@@ -1,90 +1,29 @@
-"""The server of a federation: Flower's SuperLink on the loopback address, and the gate on the public port."""
+"""Flower's SuperLink, the server's process on the loopback address, and requests to it."""
 
-import asyncio
+import os
 import re
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.flower.deployment.credentials import check_certificate, public_key_pem, read_public_key
-from fedpgp.flower.deployment.gate import Gate, Keys, raise_file_limit, server_context
-from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, host_and_port, is_loopback
-from fedpgp.flower.deployment.processes import SCRIPTS, check_port, environment, started
+from fedpgp.flower.deployment.credentials import public_key_pem, read_public_key
+from fedpgp.flower.deployment.gate import key_files
+from fedpgp.flower.deployment.layout import FederationLayout, host_and_port, is_loopback
+from fedpgp.flower.deployment.processes import SCRIPTS, check_port, environment, started, without_proxy
 
 PATIENCE = 60.0  # seconds until a server must listen
 POLL = 0.1
 NODE_KEY = re.compile(r"node-(\d+)\.pub")  # file of a client's public key, with the client's number
-BACKLOG = 1024  # connections that the system keeps until the gate accepts them
-
-
-def run_server(directory: Path, insecure: bool, ready: Callable[[], None]) -> int:
-    """Run the server of a federation until its SuperLink ends.
-
-    Parameters
-    ----------
-    directory
-        Directory of the federation.
-    insecure
-        Whether the federation was written without TLS and keys. Its server then has no gate.
-    ready
-        Function that is called when nodes can connect.
-
-    Returns
-    -------
-    int
-        Exit code of the SuperLink.
-
-    Raises
-    ------
-    FedPGPError
-        If the server cannot start.
-    """
-    layout = FederationLayout(directory.absolute())
-    _, address, written_insecure = layout.connection
-    if insecure != written_insecure:
-        option = "with --insecure" if written_insecure else "without --insecure"
-        raise ConfigError(
-            f"the federation was written {option}",
-            where=str(directory),
-            remedy=f"Start its server {option}, or write the federation again with fedpgp federate init",
-        )
-    if insecure:
-        check_insecure(address)
-        with superlink(layout) as process:
-            ready()
-            return process.wait()
-    keys = Keys(layout.server)
-    gate = Gate(address, layout.server / "ca.crt", keys)
-    raise_file_limit(gate.limits.files(len(keys)))
-    check_certificate(layout.server / "server.crt", layout.server / "ca.crt")
-    secure = server_context(layout.server / "server.crt", layout.server / "server.key")
-    check_port(*host_and_port(layout.gate.listen))
-    with superlink(layout) as process:
-        _register(layout)
-        with socket.create_server(host_and_port(layout.gate.listen), backlog=BACKLOG) as listener:
-            ready()
-            return asyncio.run(_serve_while(process, gate.serve(listener, secure)))
-
-
-async def _serve_while(process: subprocess.Popen[bytes], service: Coroutine[Any, Any, None]) -> int:
-    """Run a service until a process ends; return the exit code of the process."""
-    task = asyncio.create_task(service)
-    while (code := process.poll()) is None:
-        done, _ = await asyncio.wait([task], timeout=POLL)
-        for one in done:
-            one.result()  # raises the exception that ended the service
-    return code
 
 
 @contextmanager
@@ -139,6 +78,7 @@ def server(layout: FederationLayout, log: Path) -> Iterator[subprocess.Popen[byt
 
 def control(layout: FederationLayout) -> ControlHttpClient:
     """Return the client with which `flwr` calls a server, as a context manager."""
+    os.environ.update(without_proxy())  # Flower's HTTP client reads them
     _, address, insecure = layout.connection
     authority = None if insecure else (layout.server / "ca.crt").read_bytes()
     version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
@@ -147,21 +87,82 @@ def control(layout: FederationLayout) -> ControlHttpClient:
     )
 
 
-def _register(layout: FederationLayout) -> None:
-    """Register the public keys of all nodes at a running SuperLink, if they are not registered yet."""
-    with control(layout) as client:
-        for file in sorted(layout.server.glob("*.pub")):
-            key = public_key_pem(read_public_key(file))
-            try:
-                client.RegisterNode(request=RegisterNodeRequest(public_key=key, name=file.stem))
-            except httpx.HTTPStatusError as error:
-                reason = FlowerError.from_json(error.response.text)
-                if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                    raise OutputError(
-                        f"the SuperLink does not accept this key: {error.response.text[:200]}",
-                        where=str(file),
-                        remedy="Copy the key again from the machine that made it, or remove the file",
-                    ) from error
+def register(layout: FederationLayout) -> list[str]:
+    """Register the nodes' public keys `server/*.pub` at a running SuperLink, and unregister the keys that they replace.
+
+    Parameters
+    ----------
+    layout
+        The federation.
+
+    Returns
+    -------
+    list[str]
+        Sentences about the keys with which no node can connect, each with the remedy.
+
+    Raises
+    ------
+    FedPGPError
+        If the SuperLink does not answer.
+    """
+    keys, problems = {}, []
+    for file in key_files(layout.server):
+        try:
+            keys[file] = public_key_pem(read_public_key(file))
+        except OutputError as error:
+            problems.append(str(error))
+    with _answered(), control(layout) as client:
+        known = {node.public_key: node for node in client.ListNodes(ListNodesRequest()).nodes_info}
+        for file, key in keys.items():
+            if key not in known:
+                try:
+                    client.RegisterNode(request=RegisterNodeRequest(public_key=key, name=file.stem))
+                except httpx.HTTPStatusError as error:
+                    problems.append(f"{file}: the SuperLink does not accept this key: {error.response.text[:200]}")
+            elif known[key].status == NodeStatus.UNREGISTERED:  # Flower never registers such a key again
+                problems.append(
+                    f"{file}: this key was unregistered at the SuperLink, so no node can connect with it."
+                    f" Make a new key with fedpgp federate key {layout.directory} {file.stem}"
+                )
+        names = {file.stem for file in keys}
+        for key, node in known.items():
+            if node.name in names and key not in keys.values() and node.status != NodeStatus.UNREGISTERED:
+                client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+    for file in sorted(layout.server.glob("*.revoked")):
+        if not file.with_suffix(".pub").exists():
+            problems.append(
+                f"{file}: this key is revoked, so the gate refuses it. To admit it again, rename the file to"
+                f" {file.stem}.pub; for a new key, call fedpgp federate key {layout.directory} {file.stem}"
+            )
+    return problems
+
+
+def is_registered(layout: FederationLayout, file: Path) -> bool:
+    """Return whether a SuperLink has registered the key of a file; raise FedPGPError if the SuperLink does not answer.
+
+    Parameters
+    ----------
+    layout
+        The federation.
+    file
+        Public key of a node.
+    """
+    key = public_key_pem(read_public_key(file))
+    with _answered(), control(layout) as client:
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    return any(node.public_key == key and node.status != NodeStatus.UNREGISTERED for node in nodes)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Raise FedPGPError if the SuperLink does not answer a request of the block."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise FedPGPError(
+            f"the SuperLink does not answer: {error or type(error).__name__}",
+            remedy="Start the server with fedpgp federate server, or read its log",
+        ) from error
 
 
 def client_numbers(layout: FederationLayout) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """Flower's SuperNode with a guard: it runs only apps that its owner agreed to, and sends no text of an error.
 
     python -m fedpgp.flower.deployment.supernode --experiment FILE [--app HASH]... --superlink ADDRESS
-        --node-config FILE [--root-certificates FILE --key FILE]
+        --node-config FILE [--root-certificates FILE --key FILE] [--monitor PORT]
 
 If a SuperNode has a list of trusted entities, it runs only signed apps. Here this process signs: with a new key, it
 signs each app that `AppPolicy` accepts, between the server and Flower. An app that arrives in another way has no
@@ -48,6 +48,7 @@ from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.flower.deployment.app_policy import AppPolicy, AppRefused
 from fedpgp.flower.deployment.app_process import AnsweringState, prepare
 from fedpgp.flower.deployment.credentials import COPY_AGAIN
+from fedpgp.flower.deployment.monitor import NodeActivity, monitored
 
 CONNECTION = "http_request_response"  # Flower's name of the function that connects a node with its server
 SIGNER = "fpk_fedpgp"  # name of the key in Flower
@@ -156,7 +157,12 @@ def run_supernode(options: argparse.Namespace) -> None:
     states.state_instance = AnsweringState(states.objectstore_factory.store())
     certificates = options.root_certificates
     key = None if options.key is None else read_key(options.key)
-    with guarded(AppPolicy(options.experiment, options.app)) as trusted:
+    activity = NodeActivity()
+    with (
+        monitored("127.0.0.1", options.monitor, "monitor in node.toml", activity.report),
+        guarded(AppPolicy(options.experiment, options.app)) as trusted,
+    ):
+        setattr(start_client_internal, CONNECTION, activity.noting(getattr(start_client_internal, CONNECTION)))
         prepare()
         start_client_internal.start_client_internal(
             state_factory=states,
@@ -179,6 +185,7 @@ def main() -> None:
     parser.add_argument("--node-config", type=Path, required=True)
     parser.add_argument("--root-certificates", type=Path)
     parser.add_argument("--key", type=Path)
+    parser.add_argument("--monitor", type=int, default=0)
     code = 1
     try:
         run_supernode(parser.parse_args())
