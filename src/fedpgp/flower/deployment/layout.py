@@ -283,7 +283,9 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "executable": Path(sys.executable).with_name("fedpgp"),
         "alias": "localhost" if is_address(plan.host) else plan.host,
         **insecurely,
-        "services": "".join(filled("compose-node.yaml", {**insecurely, "client": client}) for client in range(plan.nodes)),
+        "services": "".join(
+            filled("compose-node.yaml", {**insecurely, "client": client}) for client in range(plan.nodes)
+        ),
     }
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
@@ -296,7 +298,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         files |= {"compose/config.toml": filled("flwr-config.toml", inside).encode()}
         files |= {"compose/gate.toml": filled("gate.toml", inside).encode()}
         for client in range(plan.nodes):
-                node = {**values, "client": client}
+            node = {**values, "client": client}
             files |= {f"nodes/node-{client}/node.toml": filled("node.toml", node).encode()}
             files |= {f"nodes/node-{client}/compose.yaml": filled("node-compose.yaml", node).encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
