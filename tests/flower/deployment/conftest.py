@@ -10,7 +10,7 @@ from fedpgp.flower.deployment.layout import FederationLayout
 
 @pytest.fixture(autouse=True)
 def no_wheel(request, monkeypatch):
-    """Leave the wheel of 49 MB out of the federations of all tests but those of the wheel and the containers."""
+    """Leave the wheel of 49 MB out of federations, except in tests of the wheel and of containers."""
     if request.path.stem not in ("test_containers", "test_wheel"):
         monkeypatch.setattr("fedpgp.flower.deployment.layout.write_wheel", lambda directory: None)
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 

@@ -66,7 +66,7 @@ def node(
     insecure: Insecure = False,
     log_format: LogFormat = "text",
 ) -> None:
-    """Check the data, class names, checkpoint, certificate and ports of a client's node, and start the node.
+    """Check the data, class names, checkpoint and certificate of a client's node, and start the node.
 
     Examples:
         fedpgp federate node node-0 --data /srv/photos
@@ -138,11 +138,11 @@ def up(
     end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
-    port, superlink_port, *ports = free_ports(nodes + 2)
+    port, superlink_port = free_ports(2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method
     plan = FederationPlan(
-        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, ports, insecure, plugins
+        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, insecure, plugins
     )
     layout = create(directory, plan, options.force)
     features = None if options.cache is None else str(options.cache.absolute())
@@ -153,8 +153,8 @@ def up(
         progress.progress("reading the dataset", 1, 1)
         with local_federation(layout, nodes, features) as federation:
             progress.notice(
-                f"A server and {nodes} nodes are started; their logs are in {layout.logs}. Flower starts a process for"
-                " each message: on two cores, round 1 begins after about 40 s, and each node adds 2 to 3 s to a round."
+                f"A server and {nodes} nodes are started; their logs are in {layout.logs}. The many processes"
+                " take time: on two cores, round 1 begins after about 40 s, and each node adds up to 3 s to a round."
             )
             run = layout.runs / "local"
 

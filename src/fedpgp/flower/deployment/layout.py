@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +21,6 @@ from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, wri
 
 S = TypeVar("S")
 
-NODE_PORT = 9094  # Flower's default
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
 # Template -> file in the directory of a federation.
@@ -60,9 +59,6 @@ class FederationPlan:
         The experiment.
     method, seed
         Method and seed that `flwr run` runs.
-    node_ports
-        Port of each node on its own loopback address, for its own processes. Empty means NODE_PORT and the ports after
-        it, so that several nodes can run on one machine.
     insecure
         Whether to do without TLS, keys and a gate. Nodes and the operator then reach the SuperLink at host and port,
         which must be on the loopback address.
@@ -80,7 +76,6 @@ class FederationPlan:
     config: ExperimentConfig
     method: str
     seed: int
-    node_ports: Sequence[int] = ()
     insecure: bool = False
     plugins: str = ""
     monitor_port: int = 0
@@ -138,7 +133,7 @@ class GateSettings(NamedTuple):
     address
         Address and port at which nodes reach the gate, or a reverse proxy in front of it.
     monitor
-        Address of the monitor; "" for none.
+        Loopback address and port for health and metrics; "" means none.
     """
 
     host: str
@@ -272,6 +267,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
     directory.parent.mkdir(parents=True, exist_ok=True)
     layout = FederationLayout(directory.absolute())
     loopback, port = is_loopback(plan.host), plan.port
+    insecurely = {"insecurely": ", --insecure" if plan.insecure else ""}
     values = {
         **vars(plan),
         "address": plan.address,
@@ -286,12 +282,11 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         "monitor": f"127.0.0.1:{plan.monitor_port}" if plan.monitor_port else "",
         "executable": Path(sys.executable).with_name("fedpgp"),
         "alias": "localhost" if is_address(plan.host) else plan.host,
-        "insecurely": ", --insecure" if plan.insecure else "",
+        **insecurely,
+        "services": "".join(
+            filled("compose-node.yaml", {**insecurely, "client": client}) for client in range(plan.nodes)
+        ),
     }
-    taken = (plan.port, plan.superlink_port, plan.monitor_port)
-    ports = plan.node_ports or [port for port in range(NODE_PORT, NODE_PORT + plan.nodes + 3) if port not in taken]
-    nodes = [{**values, "client": client, "node_port": ports[client]} for client in range(plan.nodes)]
-    values |= {"services": "".join(filled("compose-node.yaml", node) for node in nodes)}
     experiment = plan.config.to_toml().encode()
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
@@ -302,7 +297,8 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
             inside |= {"security": 'root-certificates = "/federation/server/ca.crt"'}
         files |= {"compose/config.toml": filled("flwr-config.toml", inside).encode()}
         files |= {"compose/gate.toml": filled("gate.toml", inside).encode()}
-        for client, node in enumerate(nodes):
+        for client in range(plan.nodes):
+            node = {**values, "client": client}
             files |= {f"nodes/node-{client}/node.toml": filled("node.toml", node).encode()}
             files |= {f"nodes/node-{client}/compose.yaml": filled("node-compose.yaml", node).encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}

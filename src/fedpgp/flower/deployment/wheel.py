@@ -23,7 +23,11 @@ def write_wheel(directory: Path) -> None:
     installed, package = distribution("fedpgp"), Path(fedpgp.__file__).parent
     name = f"fedpgp-{installed.version}"
     files = {path.relative_to(package.parent).as_posix(): path for path in package.rglob("*") if path.is_file()}
-    files |= {path.as_posix(): Path(str(path.locate())) for path in installed.files or () if path.parts[0].endswith(".dist-info")}
+    files |= {
+        path.as_posix(): Path(str(path.locate()))
+        for path in installed.files or ()
+        if path.parts[0].endswith(".dist-info")
+    }
     contents = {
         file: path.read_bytes()
         for file, path in sorted(files.items())
