@@ -43,6 +43,7 @@ TAKES = {  # command -> the shared options that it takes
     "data get": set(),
     "data layouts": {"--json"},
     "federate renew": set(),
+    "federate key": set(),
     "federate server": set(),
     "federate node": {"--data", "--cache-dir", "--device"},
     "federate app-hash": set(),
