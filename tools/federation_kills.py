@@ -101,7 +101,9 @@ def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[
 def processes_of(layout: FederationLayout, program: str) -> list[int]:
     """Return the ids of the processes of a program that belong to the server of a federation."""
     address = layout.connection.address
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return [int(line.split()[0]) for line in listed if program in line and f"--runtime-api-address {address}" in line]
 
 
