@@ -282,7 +282,7 @@ def mechanisms() -> list[Mechanism]:
         central("central, adaptive norm, clipped by the server", **adaptive),
         central("central, adaptive norm, clipped by the client", clipped_by="client", **adaptive),
         local("local, ε = 4 a round", 4.0),
-        images("`dp-fpl`, z = 2, two epochs a round", 2.0),
+        images("dp-fpl, z = 2, two epochs a round", 2.0),
     ]
 
 

@@ -226,7 +226,7 @@ def test_a_journal_that_names_another_file_does_not_delete_it(tmp_path):
         State.open(file)
     assert other.exists()
     sqlite3.connect(file).execute("SELECT count(*) FROM origin").fetchall()
-    assert not other.exists(), "SQLite alone deletes the file"
+    assert not other.exists(), "without the check, SQLite deletes the file"
 
 
 def test_pipes_in_place_of_a_state_are_refused(unfinished):

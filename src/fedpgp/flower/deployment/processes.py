@@ -101,7 +101,7 @@ def started(
 
 
 def end_together(guardians: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes that `started` yielded at the same time, and kill those that do not end in time."""
+    """End processes of `started` at the same time, and kill the processes that do not end in time."""
     for process in guardians:
         process.terminate()
     end = time.monotonic() + ENDING

@@ -6,8 +6,6 @@ from importlib.metadata import distribution
 from pathlib import Path
 from zipfile import ZipFile
 
-import fedpgp
-
 TAGS = "Wheel-Version: 1.0\nGenerator: fedpgp\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 OF_THE_INSTALLER = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"}
 
@@ -20,7 +18,7 @@ def write_wheel(directory: Path) -> None:
     directory
         Directory to write to.
     """
-    installed, package = distribution("fedpgp"), Path(fedpgp.__file__).parent
+    installed, package = distribution("fedpgp"), Path(__file__).parents[2]
     name = f"fedpgp-{installed.version}"
     files = {path.relative_to(package.parent).as_posix(): path for path in package.rglob("*") if path.is_file()}
     files |= {
