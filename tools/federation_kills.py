@@ -56,8 +56,8 @@ def new_federation(
 ) -> FederationLayout:
     """Federation on this machine that distributes the embedded dataset."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
-    port, inner, *ports = free_ports(clients + 2)
-    plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, ports, insecure)
+    port, inner = free_ports(2)
+    plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, insecure)
     return create(directory, plan)
 
 
@@ -101,7 +101,8 @@ def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[
 def processes_of(layout: FederationLayout, program: str) -> list[int]:
     """Return the ids of the processes of a program that belong to the server of a federation."""
     address = layout.connection.address
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["ps", "-ww", "-eo", "pid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [int(line.split()[0]) for line in listed if program in line and f"--runtime-api-address {address}" in line]
 
 

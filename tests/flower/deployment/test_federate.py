@@ -24,7 +24,7 @@ from fedpgp.flower.deployment.processes import environment
 
 @pytest.fixture
 def layout(command):
-    assert command("federate", "init", "ours", "--nodes", "2").code == 0
+    assert command("federate", "init", "ours", "--nodes", "2", "--monitor-port", "0").code == 0
     return FederationLayout(Path("ours").absolute())
 
 
@@ -48,7 +48,7 @@ def test_for_one_machine_the_gate_listens_on_the_loopback_address(layout):
 
 def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loopback_address(layout, command):
     refused(command("federate", "server", "ours", "--insecure"), "ours", "without --insecure")
-    assert command("federate", "init", "open", "--nodes", "2", "--insecure").code == 0
+    assert command("federate", "init", "open", "--nodes", "2", "--insecure", "--monitor-port", "0").code == 0
     refused(command("federate", "server", "open"), "open", "with --insecure")
     file = layout.flwr / "config.toml"
     file.write_text(file.read_text().replace("127.0.0.1", "0.0.0.0"))

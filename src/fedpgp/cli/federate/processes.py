@@ -66,7 +66,7 @@ def node(
     insecure: Insecure = False,
     log_format: LogFormat = "text",
 ) -> None:
-    """Check the data, class names, checkpoint, certificate and ports of a client's node, and start the node.
+    """Check the data, class names, checkpoint and certificate of a client's node, and start the node.
 
     Examples:
         fedpgp federate node node-0 --data /srv/photos
@@ -138,11 +138,11 @@ def up(
     end_on_sigterm()
     directory = options.directory("federation")
     experiment, method = options.deployment(nodes)
-    port, superlink_port, *ports = free_ports(nodes + 2)
+    port, superlink_port = free_ports(2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method
     plan = FederationPlan(
-        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, ports, insecure, plugins
+        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, insecure, plugins
     )
     layout = create(directory, plan, options.force)
     features = None if options.cache is None else str(options.cache.absolute())

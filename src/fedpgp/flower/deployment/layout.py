@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +20,6 @@ from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, wri
 
 S = TypeVar("S")
 
-NODE_PORT = 9094  # Flower's default
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
 # Template -> file in the directory of a federation.
@@ -55,9 +54,6 @@ class FederationPlan:
         The experiment.
     method, seed
         Method and seed that `flwr run` runs.
-    node_ports
-        Port of each node on its own loopback address, for its own processes. Empty means NODE_PORT and the ports after
-        it, so that several nodes can run on one machine.
     insecure
         Whether to do without TLS, keys and a gate. Nodes and the operator then reach the SuperLink at host and port,
         which must be on the loopback address.
@@ -75,7 +71,6 @@ class FederationPlan:
     config: ExperimentConfig
     method: str
     seed: int
-    node_ports: Sequence[int] = ()
     insecure: bool = False
     plugins: str = ""
     monitor_port: int = 0
@@ -133,7 +128,7 @@ class GateSettings(NamedTuple):
     address
         Address and port at which nodes reach the gate, or a reverse proxy in front of it.
     monitor
-        Address of the monitor; "" for none.
+        Loopback address and port for health and metrics; "" means none.
     """
 
     host: str
@@ -279,8 +274,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         inside = filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
         files |= {"compose/config.toml": inside.encode()}
         for client in range(plan.nodes):
-            port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
-            settings = filled("node.toml", {**values, "client": client, "port": port})
+            settings = filled("node.toml", {**values, "client": client})
             files |= {f"nodes/node-{client}/node.toml": settings.encode()}
             files |= {f"nodes/node-{client}/experiment.toml": experiment}
         for path, content in files.items():

@@ -39,7 +39,7 @@ class NodeDirectory(NodeSettings):
     superlink
         Address of the server.
     port
-        Port on the loopback address, for the node's own processes.
+        Not used: the nodes of earlier versions of fedpgp needed a port on the loopback address for their own processes.
     insecure
         Whether the node connects without TLS and without a key.
     apps
@@ -50,8 +50,8 @@ class NodeDirectory(NodeSettings):
 
     directory: Path
     superlink: str
-    port: int
     insecure: bool
+    port: int = 0
     apps: str = ""
     monitor: Annotated[int, Field(ge=0, le=65535)] = 0
 

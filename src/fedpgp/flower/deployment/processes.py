@@ -46,8 +46,8 @@ def check_port(host: str, port: int) -> None:
         raise ConfigError(
             f"the port is not free: {error.strerror}",
             where=f"port {port} of {host}",
-            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port, in"
-            " node.toml for a node, or with --port and --superlink-port of fedpgp federate init for a server",
+            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port"
+            " with --port and --superlink-port of fedpgp federate init",
         ) from error
 
 
