@@ -43,6 +43,7 @@ TAKES = {  # command -> the shared options that it takes
     "data get": set(),
     "data layouts": {"--json"},
     "federate renew": set(),
+    "federate key": set(),
     "federate server": set(),
     "federate status": {"--json"},
     "federate node": {"--data", "--cache-dir", "--device"},

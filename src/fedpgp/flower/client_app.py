@@ -1,6 +1,6 @@
 """The ClientApp, and how it changes an update before it is sent.
 
-Flower starts a process for every message, so this module imports nothing that takes long.
+A node starts a process for every message, so this module imports nothing that takes long.
 """
 
 from collections.abc import Callable, Mapping

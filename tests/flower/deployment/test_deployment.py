@@ -255,18 +255,26 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_begin_reports_the_reason_to_its_caller(tmp_path, cache):
+def test_a_run_that_cannot_begin_reports_the_reason_to_its_caller_in_one_line(tmp_path, cache):
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
+    other = layout.runs / "other"
+    other.mkdir()
+
+    def told(settings: str) -> str:
+        """Return the one error in the stream of a run."""
+        command = [str(SCRIPTS / "flwr"), "run", str(layout.app), "local", "--stream", "--run-config", settings]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(layout.flwr))
+        lines = (done.stdout + done.stderr).splitlines()
+        assert not any("Traceback" in line or "Exit Code" in line or line.startswith("  File") for line in lines)
+        (error,) = (line for line in lines if "error: " in line)
+        return error
+
     with server(layout, tmp_path / "server.log"):
-        arguments = ["run", str(layout.app), "local", "--stream", "--run-config", 'method="promtfl"']
-        done = subprocess.run(
-            [str(SCRIPTS / "flwr"), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment(layout.flwr),
-        )
-    assert all(name in done.stdout + done.stderr for name in ("'promtfl'", "'promptfl'"))
+        assert all(name in told('method="promtfl"') for name in ("'promtfl'", "'promptfl'"))
+        assert f"{other}: the directory exists" in told(f'output="{other}"')
+        states = json.loads(flwr(layout, "ls", "local", "--format", "json"))["runs"]
+        assert {run["status"] for run in states} == {"finished:failed"}
+        assert any("the directory exists" in run["status-details"] for run in states)
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
     assert command("federate", "init", "ours", "--nodes", "2", *options).code == 0
     layout = FederationLayout(Path("ours").absolute())
     assert layout.connection.address == "127.0.0.1:9100"
-    assert layout.gate == ("server.example.org", "0.0.0.0:443", "server.example.org:443", "127.0.0.1:9095")
+    gate = layout.gate
+    assert (gate.host, gate.listen, gate.address) == ("server.example.org", "0.0.0.0:443", "server.example.org:443")
     assert NodeDirectory.read(layout.node(1)).superlink == "server.example.org:443"
     assert "listen 443 ssl" in (layout.server / "nginx.conf").read_text()
     in_container = tomllib.loads((layout.directory / "compose" / "config.toml").read_text())["superlink"]["ours"]
@@ -95,6 +96,13 @@ def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
 def test_flowers_telemetry_and_update_check_are_off_in_what_is_started(tmp_path):
     started = environment(tmp_path)
     assert (started["FLWR_TELEMETRY_ENABLED"], started["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
+
+
+def test_what_is_started_uses_no_proxy_for_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "example.org,localhost")
+    monkeypatch.delenv("no_proxy", raising=False)
+    started = environment(tmp_path)
+    assert started["NO_PROXY"] == started["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
 
 
 def test_a_plug_in_runs_on_a_node_only_if_its_owner_enabled_it(layout, command, monkeypatch):

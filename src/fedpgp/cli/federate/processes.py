@@ -153,8 +153,8 @@ def up(
         progress.progress("reading the dataset", 1, 1)
         with local_federation(layout, nodes, features) as federation:
             progress.notice(
-                f"A server and {nodes} nodes are started; their logs are in {layout.logs}. Flower starts a process for"
-                " each message: on two cores, round 1 begins after about 40 s, and each node adds 2 to 3 s to a round."
+                f"A server and {nodes} nodes are started; their logs are in {layout.logs}. The many processes"
+                " take time: on two cores, round 1 begins after about 40 s, and each node adds up to 3 s to a round."
             )
             run = layout.runs / "local"
 

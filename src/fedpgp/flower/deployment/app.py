@@ -1,6 +1,6 @@
 """The app that a SuperNode runs for a message: it asks the resident client, or loads the client itself.
 
-Flower starts a process for every message. A resident client, which stays loaded in another process, saves seconds per
+A node starts a process for every message. A resident client, which stays loaded in another process, saves seconds per
 message. Both processes belong to one user on one machine. They communicate through a socket in a directory that only
 this user can enter, and send Flower's own protobuf messages, never a pickle.
 """
