@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fedpgp.flower.deployment import processes
-from fedpgp.flower.deployment.processes import started
+from fedpgp.flower.deployment.processes import end_together, started
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ time.sleep(600)
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from fedpgp.flower.deployment.processes import started
+from fedpgp.flower.deployment.processes import end_together, started
 with started(sys.argv[1:], os.environ):
     time.sleep(600)
 """
@@ -106,6 +107,18 @@ def test_a_process_ends_when_its_guardian_is_killed(family):
         (found,) = members(1)
         process.kill()
         wait(lambda: not alive(found))
+
+
+def test_processes_that_end_together_share_one_deadline(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ENDING", 1.0)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    logs = [tmp_path / f"{number}.log" for number in range(6)]
+    with ExitStack() as stack:
+        guardians = [stack.enter_context(started([sys.executable, "-c", code], os.environ, log)) for log in logs]
+        wait(lambda: all(log.read_text() for log in logs))
+        began = time.monotonic()
+        end_together(guardians)
+    assert time.monotonic() - began < 4.0  # not six times a second
 
 
 def test_a_process_gets_sigterm_and_its_exit_code_is_passed_on(tmp_path):

@@ -14,7 +14,7 @@ from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest
 
 from fedpgp.errors import FedPGPError, TrainingError
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
+from fedpgp.flower.deployment.processes import SCRIPTS, end_together, environment, started
 from fedpgp.flower.deployment.superlink import PATIENCE, control, server
 from fedpgp.results.run_store import RECORDS
 
@@ -161,8 +161,7 @@ def local_federation(layout: FederationLayout, nodes: int, cache: str | None = N
         try:
             yield federation
         finally:
-            for process in federation.processes.values():
-                process.terminate()  # all at the same time; the end of the block waits for each
+            end_together(list(federation.processes.values()))
 
 
 def free_ports(count: int) -> list[int]:

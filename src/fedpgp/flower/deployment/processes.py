@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def started(
             process.wait(ENDING)
         os.close(outer)  # kills what is left
         process.wait()
+
+
+def end_together(guardians: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes that `started` yielded at the same time, and kill those that do not end in time."""
+    for process in guardians:
+        process.terminate()
+    end = time.monotonic() + ENDING
+    for process in guardians:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()  # its command is killed with it, and ends the guardians that it has started
 
 
 def end_on_sigterm() -> None:
