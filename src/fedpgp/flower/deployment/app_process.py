@@ -132,8 +132,9 @@ def _in_a_process(parts: Sequence[bytes], seconds: float) -> tuple[Message, Cont
         else:
             return message_from_proto(reply), context_from_proto(context)
         finally:
-            process.kill()
-            process.join()
+            if process.pid is not None:  # the end of the SuperNode may interrupt the start
+                process.kill()
+                process.join()
             pipe.close()
     return None
 
