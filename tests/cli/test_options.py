@@ -44,6 +44,7 @@ TAKES = {  # command -> the shared options that it takes
     "data layouts": {"--json"},
     "federate renew": set(),
     "federate key": set(),
+    "federate upgrade": set(),
     "federate server": set(),
     "federate status": {"--json"},
     "federate node": {"--data", "--cache-dir", "--device"},

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from raising import raises
 from safetensors.torch import load
 
-from fedpgp.runtime.files import TensorFile, new_directory, tensor_bytes, write
+from fedpgp.errors import OutputError
+from fedpgp.runtime.files import new_directory, tensor_bytes, write
+from fedpgp.runtime.tensor_files import TensorFile
 
 
 def test_tensors_that_share_memory_or_are_transposed_are_written_and_read() -> None:
@@ -26,7 +28,7 @@ def test_a_tensor_file_reads_single_tensors(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         found["c"]
     (tmp_path / "t").write_bytes((tmp_path / "t").read_bytes()[:-1])
-    with pytest.raises(SafetensorError):
+    with raises(OutputError, where=str(tmp_path / "t"), remedy="restore it"):
         TensorFile(tmp_path / "t")
 
 

@@ -92,8 +92,10 @@ class TensorFile(Mapping[str, Tensor]):
         most = None if self._like is None else self._like[name].values
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise self._fault(name, "finite in every number", "nan or inf")
-        if most is not None and tensor.numel() and not (tensor.min() >= 0 and tensor.max() < most):
-            raise self._fault(name, f"from 0 to {most - 1} in every number", [int(tensor.min()), int(tensor.max())])
+        if most is not None and tensor.numel():
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < 0 or high >= most:
+                raise self._fault(name, f"from 0 to {most - 1} in every number", [low, high])
         return tensor
 
     def __iter__(self) -> Iterator[str]:

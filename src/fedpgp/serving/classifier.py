@@ -362,11 +362,13 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     first = method.init_shared(task, backbone, generator.manual_seed(0))
     drawn = method.init_private(task, backbone, generator.manual_seed(0), client or 0)
     predicting = method.for_prediction(Params(first, {}, first)).shared
+    # An aggregator may also send the shared parts of other clients, stacked, as pFedMoAP's does.
+    stacked = {name: x for name, x in received.items() if any(x.shape[1:] == one.shape for one in first.values())}
     for group, found, expected in (
         ("shared", shared, predicting),
         ("private", private, drawn),
         ("kept", kept, first),
-        ("received", received, first),
+        ("received", received, {**stacked, **first}),
     ):
         if found or group == "shared":
             owner = "" if group == "shared" else f" of client {client or 0}"

@@ -17,7 +17,7 @@ from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.flower.deployment.gate import Limits
 from fedpgp.flower.deployment.layout import FederationLayout, renew
-from fedpgp.flower.deployment.local import finished_rounds
+from fedpgp.flower.deployment.local import finished_rounds, free_ports
 from fedpgp.flower.deployment.node_directory import NodeDirectory
 from fedpgp.flower.deployment.processes import environment
 
@@ -51,7 +51,8 @@ def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loop
     refused(command("federate", "server", "ours", "--insecure"), "ours", "without --insecure")
     assert command("federate", "init", "open", "--nodes", "2", "--insecure", "--monitor-port", "0").code == 0
     refused(command("federate", "server", "open"), "open", "with --insecure")
-    file = layout.flwr / "config.toml"
+    gate, file = layout.server / "gate.toml", layout.flwr / "config.toml"
+    gate.write_text(gate.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{free_ports(1)[0]}"))
     file.write_text(file.read_text().replace("127.0.0.1", "0.0.0.0"))
     refused(command("federate", "server", "ours"), str(file), "loopback address", "0.0.0.0:9092")
 

@@ -9,7 +9,7 @@ from commands import refused
 from fedpgp.flower.deployment.credentials import read_public_key
 from fedpgp.flower.deployment.gate import Keys
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.processes import NodeDirectory
+from fedpgp.flower.deployment.node_directory import NodeDirectory
 
 pytestmark = pytest.mark.slow
 
