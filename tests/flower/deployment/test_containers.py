@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import pytest
 
-COMPOSE = shutil.which("podman-compose", path=f"{os.environ['PATH']}:/opt/podman-compose/bin")
+PROGRAM = shutil.which("podman-compose", path=f"{os.environ['PATH']}:/opt/podman-compose/bin")
+COMPOSE = [PROGRAM, "--in-pod=false"]  # Docker has no pods
 IMAGE = "fedpgp-ours"
 MACHINE = "fedpgp-systemd"
 MOST = 1.9e9  # bytes of the image
@@ -42,7 +43,7 @@ pytestmark = [
     pytest.mark.by_hand,
     pytest.mark.xdist_group("federation"),
     pytest.mark.skipif(
-        not shutil.which("podman") or COMPOSE is None or os.geteuid() != 0,
+        not shutil.which("podman") or PROGRAM is None or os.geteuid() != 0,
         reason="podman or podman-compose is missing, or this is not root: call ../shared/containers/prepare",
     ),
 ]
@@ -110,7 +111,7 @@ def image(tmp_path_factory):
 
 def compose(directory, *words, **options):
     build = f"--podman-build-args={' '.join(building())}"
-    return run(COMPOSE, build, "-f", directory / "compose.yaml", *words, cwd=directory, **options)
+    return run(*COMPOSE, build, "-f", directory / "compose.yaml", *words, cwd=directory, **options)
 
 
 def elsewhere(directory, *words, **options):
@@ -118,7 +119,7 @@ def elsewhere(directory, *words, **options):
     here = directory / "nodes" / "node-0"
     network = directory.parent / "network.yaml"
     network.write_text('services: {node: {network_mode: "container:ours_network_1"}}')
-    return run(COMPOSE, "--in-pod=false", "-f", here / "compose.yaml", "-f", network, *words, cwd=here, **options)
+    return run(*COMPOSE, "-f", here / "compose.yaml", "-f", network, *words, cwd=here, **options)
 
 
 def state(name, field="{{.State.Status}}"):
