@@ -194,6 +194,7 @@ def machine(image):
     """A machine with systemd, without a network, whose /srv is a directory of this machine."""
     place = image.parent / "machine"
     place.mkdir()
+    compose(image, "build")
     (place / "Dockerfile").write_text(SYSTEMD)
     run("podman", "build", "--network", "host", "-t", MACHINE, place)
     started = ["--systemd=always", "--privileged", "--network", "none", "-v", f"{place}:/srv", "-w", "/srv"]
@@ -208,9 +209,10 @@ def inside(*words, **options):
     return run("podman", "exec", MACHINE, *words, **options)
 
 
-def shown(unit, *fields):
-    """Return the state of a unit of systemd."""
-    return inside("systemctl", "show", "--value", *(f"-p{field}" for field in fields), unit).split()
+def has(unit, **state):
+    """Return whether systemd's properties of a unit have these values."""
+    lines = inside("systemctl", "show", *(f"-p{name}" for name in state), unit).splitlines()
+    return set(lines) == {f"{name}={value}" for name, value in state.items()}
 
 
 def listens(times):
@@ -245,7 +247,7 @@ def test_the_units_start_again_after_a_kill_but_not_after_exit_code_2(machine):
         first.wait(timeout=300)
     assert finished < 5
     for unit in (NODES[1], SERVER):
-        until(lambda unit=unit: shown(unit, "NRestarts", "ActiveState") == ["1", "active"], 180, f"a restart of {unit}")
+        until(lambda unit=unit: has(unit, NRestarts=1, ActiveState="active"), 180, f"a restart of {unit}")
     until(lambda: listens(2), 180, "the server")
     print(run(*flwr_run("again")))
     assert not same(ours / "runs" / "ours", ours / "runs" / "again")
@@ -253,7 +255,7 @@ def test_the_units_start_again_after_a_kill_but_not_after_exit_code_2(machine):
 
     run("podman", "restart", "-t", "15", MACHINE)
     until(lambda: listens(1), 180, "the server after the machine has restarted")
-    assert all(shown(unit, "ActiveState") == ["active"] for unit in (SERVER, *NODES))
+    assert all(has(unit, ActiveState="active") for unit in (SERVER, *NODES))
     started = time.monotonic()
     inside("systemctl", "stop", SERVER, *NODES)
     assert not inside("find", "/proc", "-maxdepth", "1", "-user", "fedpgp")
@@ -263,9 +265,9 @@ def test_the_units_start_again_after_a_kill_but_not_after_exit_code_2(machine):
     valid = certificate.read_bytes()
     certificate.write_text("")
     inside("systemctl", "start", SERVER)
-    until(lambda: shown(SERVER, "ActiveState") == ["failed"], 180, "the report of exit code 2")
+    until(lambda: has(SERVER, ActiveState="failed"), 180, "the report of exit code 2")
     print(inside("systemctl", "status", "--no-pager", SERVER, check=False))
-    assert shown(SERVER, "ExecMainStatus", "NRestarts") == ["2", "0"]
+    assert has(SERVER, ExecMainStatus=2, NRestarts=0)
     certificate.write_bytes(valid)
     inside("systemctl", "restart", SERVER)
     until(lambda: listens(2), 180, "the server after its certificate was corrected")
