@@ -52,6 +52,8 @@ def test_the_next_number_adds_a_node_with_all_its_files_and_a_client(layout, com
     assert {Path(node.experiment).read_bytes() for node in nodes} == {experiment}
     assert (layout.node(2) / "ca.crt").read_bytes() == (layout.server / "ca.crt").read_bytes()
     assert len(Keys(layout.server)) == 3
+    container = [(layout.node(client) / "compose.yaml").read_text() for client in (0, 2)]
+    assert container[0] == container[1] and "compose.yaml does not start it" in " ".join(ended.out.split())
 
 
 def test_a_node_whose_directory_is_only_on_its_machine_gets_a_key_and_other_directories_are_not_made(layout, command):

@@ -131,7 +131,8 @@ def key(
         out.print(
             f"{node} is new. Copy {place} to its machine, and to no other machine. The experiment has one client more:"
             f" the owner of each other node replaces experiment.toml in the node's directory by"
-            f" {layout.app / EXPERIMENT}, and starts the node again. A run that began before needs the old file.",
+            f" {layout.app / EXPERIMENT}, and starts the node again. A run that began before needs the old file. The"
+            f" new node has its own compose.yaml; {layout.directory / 'compose.yaml'} does not start it.",
             markup=False,
         )
     else:

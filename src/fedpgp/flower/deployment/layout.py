@@ -298,10 +298,8 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         files |= {"compose/config.toml": filled("flwr-config.toml", inside).encode()}
         files |= {"compose/gate.toml": filled("gate.toml", inside).encode()}
         for client in range(plan.nodes):
-            node = {**values, "client": client}
-            files |= {f"nodes/node-{client}/node.toml": filled("node.toml", node).encode()}
-            files |= {f"nodes/node-{client}/compose.yaml": filled("node-compose.yaml", node).encode()}
-            files |= {f"nodes/node-{client}/experiment.toml": experiment}
+            for name, content in node_files({**values, "client": client}, experiment).items():
+                files[f"nodes/node-{client}/{name}"] = content
         for path, content in files.items():
             make_directory((scratch / path).parent, OWNER_ALONE)
             write(scratch / path, content)
@@ -315,6 +313,23 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         for client in range(plan.nodes):
             write_node_key(made.node(client) / "key", made.server / f"node-{client}.pub")
     return layout
+
+
+def node_files(values: Mapping[str, Any], experiment: bytes) -> dict[str, bytes]:
+    """Return the files of a node, without its key and the authority's certificate.
+
+    Parameters
+    ----------
+    values
+        Values of the templates.
+    experiment
+        File with the experiment.
+    """
+    return {
+        "node.toml": filled("node.toml", values).encode(),
+        "compose.yaml": filled("node-compose.yaml", values).encode(),
+        "experiment.toml": experiment,
+    }
 
 
 def renew(layout: FederationLayout, authority: Path) -> None:

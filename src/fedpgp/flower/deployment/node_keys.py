@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.flower.deployment.app_policy import EXPERIMENT, PYPROJECT
 from fedpgp.flower.deployment.credentials import write_node_key
-from fedpgp.flower.deployment.layout import FederationLayout, filled
+from fedpgp.flower.deployment.layout import FederationLayout, node_files
 from fedpgp.flower.deployment.superlink import POLL, is_registered
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, write
 
@@ -75,10 +75,10 @@ def _write_node(layout: FederationLayout, client: int, experiment: str) -> None:
     """Write the directory of a new node without its key."""
     pyproject = tomllib.loads((layout.app / PYPROJECT).read_text(encoding="utf-8"))
     values = {key: pyproject["tool"]["flwr"]["app"]["config"][key] for key in ("method", "seed")}
-    values |= {"address": layout.gate.address, "client": client, "plugins": ""}
+    values |= {"name": layout.connection.name, "address": layout.gate.address, "client": client}
     directory = layout.node(client)
-    write(directory / "node.toml", filled("node.toml", values).encode())
-    write(directory / "experiment.toml", experiment.encode())
+    for name, content in node_files({**values, "plugins": "", "insecurely": ""}, experiment.encode()).items():
+        write(directory / name, content)
     shutil.copy(layout.server / "ca.crt", directory)
 
 
