@@ -121,7 +121,7 @@ def photographs(root: Path) -> None:
 def test_every_command_of_the_page_works_as_printed(tmp_path):
     """About ten minutes. The file day.log in the test's directory has each command, its time and its output."""
     root = tmp_path / "machines"
-    (version,) = set(re.findall(r"pip install fedpgp-(\S+)-py3", PAGE))
+    (version,) = set(re.findall(r"pip install --quiet fedpgp-(\S+)-py3", PAGE))
     assert version != __version__
     present = wheel(ROOT, tmp_path / "present", {})
     after = wheel(
