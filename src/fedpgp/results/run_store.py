@@ -60,8 +60,10 @@ def write_run(run: Run, directory: Path) -> None:
 
 
 def write_records(records: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write the records of all rounds."""
-    write(directory / RECORDS, b"".join(map(_line, records)))
+    """Write the records of all rounds. A file that has them already keeps the time of the last round."""
+    file, content = directory / RECORDS, b"".join(map(_line, records))
+    if not file.exists() or file.read_bytes() != content:
+        write(file, content)
 
 
 def add_record(record: Mapping[str, Any], directory: Path) -> None:

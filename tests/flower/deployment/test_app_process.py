@@ -6,18 +6,17 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 import fedpgp
+from fedpgp.flower.deployment import app_process
 from fedpgp.flower.deployment.local import local_federation
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
 from federation_kills import differences, new_federation, undisturbed
-
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("federation")]
 
 SETTINGS = ["task.clients=2", "task.shots=4", "federation.rounds=2", "federation.path_points=1"]
 LISTENING = "0A"  # a state in /proc/net/tcp
@@ -63,6 +62,21 @@ def listening_ports(process: int) -> list[int]:
     return [int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == LISTENING and line[9] in sockets]
 
 
+@pytest.mark.parametrize("error", [OSError, SystemExit])
+def test_a_process_whose_start_fails_or_is_interrupted_is_not_ended(monkeypatch, error):
+    def start(process):
+        started.append(process)
+        raise error
+
+    started = []
+    monkeypatch.setattr(app_process.PROCESSES.Process, "start", start)
+    with nullcontext() if error is OSError else pytest.raises(SystemExit):
+        assert app_process._in_a_process([b""], 1.0) is None
+    assert len(started) == (app_process.TRIES if error is OSError else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("federation")
 def test_a_killed_app_is_started_again_within_seconds_and_no_process_has_a_token_or_a_port(tmp_path, cache):
     """In every second process, the app of node 1 is killed as soon as the process is seen."""
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, [*SETTINGS, "federation.deadline=300"])

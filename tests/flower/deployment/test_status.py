@@ -1,8 +1,10 @@
 """`fedpgp federate status` with the answers of a SuperLink that does not run."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from fedpgp.flower.deployment.layout import FederationLayout, FederationPlan, cr
 from fedpgp.runtime.version import __version__
 
 EARLY, LATE = "2026-11-30T20:00:00+00:00", "2026-11-30T21:00:00.123456+00:00"
+AFTER = "2026-11-30T21:00:05+00:00"
 RECORD = {"round": 3, "participants": [0], "local": 61.5, "base": 40.0, "wire_up_train": 10.0, "seconds_training": 2.0}
 RECORD |= {"dropped": [{"client": 1, "in": "train", "reason": "no reply within 60 seconds"}]}
 
@@ -63,6 +66,7 @@ def run_of(layout, state="running", sub="", details="", **override):
     output.mkdir(exist_ok=True)
     shutil.copy(layout.app / "federation" / "experiment.toml", output / "config.toml")
     (output / "rounds.jsonl").write_text(json.dumps({**RECORD, "round": 2}) + "\n" + json.dumps(RECORD) + "\n")
+    os.utime(output / "rounds.jsonl", times=(datetime.fromisoformat(LATE).timestamp(),) * 2)
     changed = {name: Scalar(string=value) for name, value in override.items()}
     return Run(
         run_id=5,
@@ -132,6 +136,23 @@ def test_the_current_run_has_its_last_round_and_who_was_left_out(layout, superli
     assert (run["dropped"], run["drops"]) == (RECORD["dropped"], {"train": 2})
     assert [node["fedpgp"] for node in found["nodes"]] == [__version__, None]
     only_problem(found, "client 1", "round 3", "no reply within 60 seconds", "log of node-1")
+
+
+def test_the_version_of_a_node_is_unknown_until_the_current_run_has_finished_a_round_with_it(
+    layout, superlink, command
+):
+    def version():
+        return told(command, 1 if superlink.runs[0].status.sub_status == "" else 0)["nodes"][0]["fedpgp"]
+
+    superlink.runs = [run_of(layout)]
+    assert version() == __version__
+    superlink.nodes[0] = info(layout, 0, last_activated_at=AFTER)  # it was restarted after the round
+    assert version() is None
+    superlink.nodes[0] = info(layout, 0)
+    superlink.runs[0].running_at = AFTER  # the round belongs to an earlier run, which the current one continues
+    assert version() is None
+    superlink.runs = [run_of(layout, "finished", "stopped")]
+    assert version() is None
 
 
 def test_a_failed_run_is_a_problem_and_a_finished_or_stopped_run_is_not(layout, superlink, command):

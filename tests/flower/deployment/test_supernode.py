@@ -1,8 +1,10 @@
 """Flower's SuperNode as fedpgp starts it, on a connection without a server: received apps and sent errors."""
 
+import threading
 from contextlib import contextmanager
 
 import apps
+import httpx
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.cli.build import build_fab_from_disk
@@ -222,3 +224,12 @@ def test_an_app_whose_process_is_always_killed_or_that_fails_is_answered_with_an
     (reply,) = server.replies
     assert reply.error.reason.startswith("CLIENT_APP_RAISED_EXCEPTION in query")
     assert not any(b"crown" in content for content in server.pushed)
+
+
+def test_the_exception_of_a_thread_is_reported_unless_the_server_refuses_the_key(capsys):
+    for code in (401, 500):
+        request = httpx.Request("POST", "https://server")
+        error = httpx.HTTPStatusError(f"{code}", request=request, response=httpx.Response(code, request=request))
+        supernode.report_thread(threading.ExceptHookArgs((type(error), error, None, threading.current_thread())))
+    said = capsys.readouterr().err
+    assert "500" in said and "401" not in said

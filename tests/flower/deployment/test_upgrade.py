@@ -1,5 +1,7 @@
 """`fedpgp federate upgrade`: the app is the installed version's, and everything else stays."""
 
+import shutil
+
 from commands import refused
 
 from fedpgp.flower.deployment.app_policy import EXPERIMENT, PYPROJECT, hash_of_directory
@@ -10,9 +12,17 @@ def test_the_app_of_another_version_becomes_the_app_that_the_nodes_run(layout, c
     for name in ("federation/server_app.py", "federation/client_app.py", PYPROJECT):
         file = layout.app / name
         file.write_text(f"# of another version\n{file.read_text()}".replace("Apache-2.0", "MIT"))
+    (layout.image / "keep").write_text("# of another version\n")
+    (layout.image / "fedpgp-0.0.9-py3-none-any.whl").write_text("")
     ended = command("federate", "upgrade", "ours")
     assert ended.code == 0 and "federate server ours" in ended.err
     assert {path: path.read_bytes() for path in layout.directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_directory_without_the_files_of_the_image_gets_none(layout, command):
+    shutil.rmtree(layout.image)
+    assert command("federate", "upgrade", "ours").code == 0
+    assert not layout.image.exists()
 
 
 def test_the_run_that_flwr_run_starts_stays_the_same(layout, command):

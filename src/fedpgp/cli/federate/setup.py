@@ -151,7 +151,8 @@ def key(
 def upgrade(directory: Directory) -> None:
     """Write the app of a federation again after an upgrade of fedpgp, because nodes run only their own version's app.
 
-    The experiment, the keys, the settings and the runs stay. An unfinished run continues with the next `flwr run`.
+    It also writes the files in image/, from which containers are built. The experiment, the keys, the settings and the
+    runs stay. An unfinished run continues with the next `flwr run`.
 
     Examples:
         fedpgp federate upgrade ours

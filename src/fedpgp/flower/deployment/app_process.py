@@ -126,13 +126,14 @@ def _in_a_process(parts: Sequence[bytes], seconds: float) -> tuple[Message, Cont
                 return None
             reply, context = MessageProto.FromString(pipe.recv_bytes()), ContextProto.FromString(pipe.recv_bytes())
         except (OSError, EOFError):
-            process.join()
+            if process.pid is not None:
+                process.join()
             again = f"it is started again ({number + 1} of {TRIES})" if number < TRIES else "the message fails"
             log(WARNING, "the app's process ended with code %s before it answered; %s", process.exitcode, again)
         else:
             return message_from_proto(reply), context_from_proto(context)
         finally:
-            if process.pid is not None:  # the end of the SuperNode may interrupt the start
+            if process.pid is not None:  # the start may fail, or the end of the SuperNode may interrupt it
                 process.kill()
                 process.join()
             pipe.close()

@@ -30,7 +30,8 @@ class Node:
     since
         Time of the last change of this state, UTC in ISO format; None if there was none.
     fedpgp
-        Version of fedpgp, if the node took part in the last round: the server refuses nodes with another version.
+        Version of fedpgp; None if it is unknown. It is known if a run has not ended, and the node has been connected
+        since before the run's last round and took part in it: the server refuses nodes with another version.
     """
 
     client: int | None

@@ -27,11 +27,6 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:
 TEMPLATES = {
     "README.md": "README.md",
     "compose.yaml": "compose.yaml",
-    "Dockerfile": "image/Dockerfile",
-    "as-owner": "image/as-owner",
-    "constraints.txt": "image/constraints.txt",
-    "healthy": "image/healthy",
-    "keep": "image/keep",
     "app-pyproject.toml": f"app/{PYPROJECT}",
     "flwr-config.toml": "flwr/config.toml",
     "gate.toml": "server/gate.toml",
@@ -39,6 +34,7 @@ TEMPLATES = {
     "fedpgp-server.service": "systemd/fedpgp-server.service",
     "fedpgp-node.service": "systemd/fedpgp-node.service",
 }
+IMAGE = ("Dockerfile", "as-owner", "constraints.txt", "healthy", "keep")  # templates in its directory image/
 
 
 @dataclass(frozen=True)
@@ -149,6 +145,7 @@ class FederationLayout:
         self.directory = directory
         self.app, self.server, self.flwr = directory / "app", directory / "server", directory / "flwr"
         self.nodes, self.runs, self.logs = directory / "nodes", directory / "runs", directory / "logs"
+        self.image = directory / "image"
 
     def node(self, client: int) -> Path:
         """Return the directory of a client's node."""
@@ -303,7 +300,8 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         for path, content in files.items():
             make_directory((scratch / path).parent, OWNER_ALONE)
             write(scratch / path, content)
-        write_wheel(scratch / "image")
+        make_directory(made.image, OWNER_ALONE)
+        write_image(made.image)
         for place in (authority, made.server, made.runs):
             make_directory(place, OWNER_ALONE)
         write_authority(authority)
@@ -330,6 +328,15 @@ def node_files(values: Mapping[str, Any], experiment: bytes) -> dict[str, bytes]
         "compose.yaml": filled("node-compose.yaml", values).encode(),
         "experiment.toml": experiment,
     }
+
+
+def write_image(directory: Path) -> None:
+    """Write the files from which containers install this fedpgp, and remove the wheel of another version."""
+    for wheel in directory.glob("fedpgp-*.whl"):
+        wheel.unlink()
+    for name in IMAGE:
+        write(directory / name, filled(name, {}).encode())
+    write_wheel(directory)
 
 
 def renew(layout: FederationLayout, authority: Path) -> None:

@@ -35,6 +35,7 @@ from fedpgp.flower.deployment.diagnosis import (
 from fedpgp.flower.deployment.layout import FederationLayout, cause
 from fedpgp.flower.deployment.local import finished_rounds
 from fedpgp.flower.deployment.superlink import NODE_KEY, control
+from fedpgp.results.read import RECORDS
 from fedpgp.runtime.version import __version__
 
 UNUSED = ("round", "seconds_training", "seconds_evaluation")  # numbers in a round's record that are not figures
@@ -161,21 +162,26 @@ def _iso(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).isoformat(timespec="seconds")
 
 
+_moment = datetime.datetime.fromisoformat
+
+
 # --------------------------------------------------------------------------------------------------------------- nodes
 
 
 def _with_keys(layout: FederationLayout, infos: Sequence[NodeInfo], run: LastRun | None) -> Iterator[Node]:
     """Yield a node for each key file, then the registered nodes whose key file was removed and not replaced."""
+    last = _last_round(run)
     registered = {info.public_key: info for info in infos if info.status != NodeStatus.UNREGISTERED}
     files = {file.stem: file for file in layout.server.glob("*.pub")}
     for name in sorted(files, key=lambda name: (_client(name) is None, _client(name), name)):
         info = registered.pop(public_key_pem(read_public_key(files[name])), None)
         client = _client(name)
-        used = run is not None and client in run.participants
         if info is None:
             yield Node(client, name, "", "not registered", None)
-        else:
-            yield _node(info, client, name, __version__ if used else None)
+            continue
+        node = _node(info, client, name)
+        took_part = last is not None and node.state == "online" and _moment(info.last_activated_at) < last
+        yield replace(node, fedpgp=__version__) if took_part and run and client in run.participants else node
     for info in registered.values():
         if info.name not in files:
             yield Node(_client(info.name), info.name, str(info.node_id), "revoked", info.last_deactivated_at or None)
@@ -185,10 +191,10 @@ def _without_keys(infos: Sequence[NodeInfo]) -> Iterator[Node]:
     """Yield the connected nodes; each start of a node without a key is a new node for the SuperLink."""
     for info in infos:
         if info.status == NodeStatus.ONLINE:
-            yield _node(info, None, "", None)
+            yield _node(info, None, "")
 
 
-def _node(info: NodeInfo, client: int | None, name: str, fedpgp: str | None) -> Node:
+def _node(info: NodeInfo, client: int | None, name: str) -> Node:
     state: State
     if info.status == NodeStatus.ONLINE:
         state, since = "online", info.last_activated_at
@@ -196,8 +202,7 @@ def _node(info: NodeInfo, client: int | None, name: str, fedpgp: str | None) -> 
         state, since = "offline", info.last_deactivated_at
     else:
         state, since = "never connected", ""
-    moment = _iso(datetime.datetime.fromisoformat(since)) if since else None
-    return Node(client, name, str(info.node_id), state, moment, fedpgp)
+    return Node(client, name, str(info.node_id), state, _iso(_moment(since)) if since else None)
 
 
 def _client(name: str) -> int | None:
@@ -218,7 +223,7 @@ def _last_run(layout: FederationLayout, run: Run) -> LastRun:
     found = LastRun(
         id=str(run.run_id),
         status=status,
-        since=_iso(datetime.datetime.fromisoformat(since)),
+        since=_iso(_moment(since)),
         reason=run.status.details if status == "failed" else "",
         method=str(chosen["method"]),
         seed=int(chosen["seed"]),
@@ -240,6 +245,17 @@ def _last_run(layout: FederationLayout, run: Run) -> LastRun:
         refused=last.get("refused", ()),
         drops={phase: drops.count(phase) for phase in sorted({*drops})},
     )
+
+
+def _last_round(run: LastRun | None) -> datetime.datetime | None:
+    """Return the end of the last round, None if this run has not finished one since it was started or continued.
+
+    A run ends with its server. Thus, the server had the same version during the last round of a run that has not ended.
+    """
+    if run is None or run.ended or run.round is None:
+        return None
+    end = datetime.datetime.fromtimestamp((Path(run.output) / RECORDS).stat().st_mtime, datetime.UTC)
+    return end if _moment(run.since) < end else None
 
 
 def _rounds(output: Path, method: str) -> int:

@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -176,6 +178,13 @@ def run_supernode(options: argparse.Namespace) -> None:
         )
 
 
+def report_thread(ended: threading.ExceptHookArgs) -> None:
+    """Report the exception that ended a thread, unless the server has refused the key: the SuperNode then ends, too."""
+    error = ended.exc_value
+    if not (isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED):
+        threading.__excepthook__(ended)
+
+
 def main() -> None:
     """Run the guarded SuperNode and exit with its code."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -187,6 +196,7 @@ def main() -> None:
     parser.add_argument("--key", type=Path)
     parser.add_argument("--monitor", type=int, default=0)
     code = 1
+    threading.excepthook = report_thread
     try:
         run_supernode(parser.parse_args())
     except SystemExit as ended:

@@ -5,14 +5,14 @@ import tomllib
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.app_policy import EXPERIMENT, PYPROJECT, own_code, project
 from fedpgp.flower.deployment.client import configured
-from fedpgp.flower.deployment.layout import FederationLayout, cause
+from fedpgp.flower.deployment.layout import FederationLayout, accessible, cause, write_image
 from fedpgp.runtime.files import write
 
 
 def upgrade(layout: FederationLayout) -> None:
-    """Write the code of a federation's app as the installed version of fedpgp writes it.
+    """Write the code of a federation's app, and the files of its image, as the installed version of fedpgp writes them.
 
-    The experiment stays as it is, as do the app's name and configuration, and all files outside of the app.
+    The experiment stays as it is, as do the app's name and configuration, and all other files.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def upgrade(layout: FederationLayout) -> None:
     Raises
     ------
     OutputError
-        If the directory has no app of fedpgp.
+        If the directory has no app of fedpgp, or a file cannot be written.
     ConfigError
         If the installed version cannot read the experiment.
     """
@@ -39,5 +39,8 @@ def upgrade(layout: FederationLayout) -> None:
             remedy="Use a directory that fedpgp federate init wrote",
         ) from error
     configured(layout.app / EXPERIMENT, method)
-    for path, content in {**own_code(), PYPROJECT: written}.items():
-        write(layout.app / path, content)
+    with accessible(layout.directory):
+        for path, content in {**own_code(), PYPROJECT: written}.items():
+            write(layout.app / path, content)
+        if layout.image.exists():
+            write_image(layout.image)
