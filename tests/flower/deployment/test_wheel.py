@@ -13,7 +13,7 @@ from fedpgp.flower.deployment.wheel import write_wheel
 
 
 def test_the_wheel_has_the_running_package_and_its_metadata_with_the_right_checksums(tmp_path):
-    write_wheel(tmp_path)
+    digest = write_wheel(tmp_path)
     (file,) = tmp_path.iterdir()
     with ZipFile(file) as wheel:
         names = set(wheel.namelist())
@@ -26,6 +26,7 @@ def test_the_wheel_has_the_running_package_and_its_metadata_with_the_right_check
     extras = message_from_bytes(contents[f"{info}/METADATA"]).get_all("Provides-Extra")
     assert "flower" in extras and b"fedpgp = fedpgp.cli:main" in contents[f"{info}/entry_points.txt"]
     assert f"{info}/licenses/LICENSE" in names
+    assert digest == hashlib.sha256(contents[f"{info}/RECORD"]).hexdigest()
     rows = list(csv.reader(io.StringIO(contents[f"{info}/RECORD"].decode())))
     assert {name for name, _, _ in rows} == names
     for name, digest, size in rows:

@@ -334,9 +334,9 @@ def write_image(directory: Path) -> None:
     """Write the files from which containers install this fedpgp, and remove the wheel of another version."""
     for wheel in directory.glob("fedpgp-*.whl"):
         wheel.unlink()
+    digest = write_wheel(directory)
     for name in IMAGE:
-        write(directory / name, filled(name, {}).encode())
-    write_wheel(directory)
+        write(directory / name, filled(name, {"wheel": digest}).encode())
 
 
 def renew(layout: FederationLayout, authority: Path) -> None:

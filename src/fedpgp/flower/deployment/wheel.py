@@ -10,13 +10,18 @@ TAGS = "Wheel-Version: 1.0\nGenerator: fedpgp\nRoot-Is-Purelib: true\nTag: py3-n
 OF_THE_INSTALLER = {"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"}
 
 
-def write_wheel(directory: Path) -> None:
+def write_wheel(directory: Path) -> str:
     """Write a wheel of the installed fedpgp, which may be an editable installation of a clone.
 
     Parameters
     ----------
     directory
         Directory to write to.
+
+    Returns
+    -------
+    str
+        SHA-256 of the wheel's content, in hexadecimal digits.
     """
     installed, package = distribution("fedpgp"), Path(__file__).parents[2]
     name = f"fedpgp-{installed.version}"
@@ -38,6 +43,7 @@ def write_wheel(directory: Path) -> None:
     with ZipFile(directory / f"{name}-py3-none-any.whl", "w") as wheel:
         for file, content in contents.items():
             wheel.writestr(file, content)
+    return hashlib.sha256(contents[record]).hexdigest()
 
 
 def _digest(content: bytes) -> str:
