@@ -3,12 +3,16 @@
 import os
 import re
 import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from commands import refused
 from PIL import Image
 
+from fedpgp.flower.deployment import node_directory
 from fedpgp.flower.deployment.node_directory import NodeDirectory
+from fedpgp.flower.deployment.processes import STILL_CONNECTED
 
 NOBODY = 65534  # id of a user without rights
 
@@ -70,3 +74,20 @@ def test_a_place_to_which_the_user_has_no_access_is_reported_in_one_line(layout,
     refused(ended[1], "Permission denied")
     assert ended[2].code == 1 and len(ended[2].err.splitlines()) <= 1
     assert f"error: {photos / 'crown'}: this user has no access to it" in ended[2].out
+
+
+def test_a_node_starts_again_while_the_server_counts_an_earlier_process_as_connected(layout, monkeypatch):
+    codes, told = [STILL_CONNECTED, STILL_CONNECTED, 7], []
+
+    @contextmanager
+    def supernode(self):
+        yield SimpleNamespace(wait=lambda: codes.pop(0))
+
+    monkeypatch.setattr(NodeDirectory, "supernode", supernode)
+    monkeypatch.setattr(node_directory, "PAUSE", 0)
+    node = NodeDirectory.read(layout.node(0))
+    assert node.run(told.append) == 7
+    assert len(told) == 2
+    codes[:] = [STILL_CONNECTED]
+    monkeypatch.setattr(node_directory, "PATIENCE", -1)
+    assert node.run(told.append) == STILL_CONNECTED

@@ -1,5 +1,6 @@
 """Flower's SuperNode as fedpgp starts it, on a connection without a server: received apps and sent errors."""
 
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -233,3 +234,17 @@ def test_the_exception_of_a_thread_is_reported_unless_the_server_refuses_the_key
         supernode.report_thread(threading.ExceptHookArgs((type(error), error, None, threading.current_thread())))
     said = capsys.readouterr().err
     assert "500" in said and "401" not in said
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [('{"code": 2004, "detail": ""}', True), ('{"code": 2005, "detail": ""}', False), ("no JSON", False)],
+)
+def test_flower_ends_with_an_own_code_if_an_earlier_process_is_still_connected(body, expected):
+    request = httpx.Request("POST", "http://127.0.0.1")
+    with pytest.raises(SystemExit) as ended:
+        try:
+            raise httpx.HTTPStatusError("", request=request, response=httpx.Response(400, text=body, request=request))
+        except httpx.HTTPStatusError:
+            sys.exit(1)
+    assert supernode.is_still_connected(ended.value) == expected

@@ -90,8 +90,7 @@ def node(
         return
     with one_format(log_format == "json", client=node.client):
         examine(logged.info)
-        with node.supernode() as process:
-            code = process.wait()
+        code = node.run(logged.warning)
         if code == 0:  # a SuperNode exits with 0 and prints nothing when the server answers 401
             raise ConfigError(
                 "the server refuses this node's key, because the key is unknown or revoked, or because the clocks of"

@@ -4,8 +4,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,11 +22,13 @@ from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
 from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
-from fedpgp.flower.deployment.processes import check_port, environment, started
+from fedpgp.flower.deployment.processes import STILL_CONNECTED, check_port, environment, started
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
 REACH = 5.0  # seconds that a server has to answer
+PATIENCE = 120.0  # seconds; Flower needs about half of it to notice that a node is gone
+PAUSE = 5.0  # seconds between two starts
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -150,6 +153,26 @@ class NodeDirectory(NodeSettings):
             config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
             with started(self.command(config), environment(self.directory / "flwr")) as process:
                 yield process
+
+    def run(self, tell: Callable[[str], None]) -> int:
+        """Run the SuperNode until it ends, and return its exit code.
+
+        Until Flower has missed the heartbeats of an earlier process of this node, which was killed or cut off, the
+        server does not admit another one. So the SuperNode is started again, for at most `PATIENCE` seconds.
+
+        Parameters
+        ----------
+        tell
+            Function that is called with a sentence before each further start.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            with self.supernode() as process:
+                code = process.wait()
+            if code != STILL_CONNECTED or time.monotonic() > end:
+                return code
+            tell("the server still counts an earlier process of this node as connected; the node tries again")
+            time.sleep(PAUSE)
 
     def command(self, config: Path) -> list[str]:
         """Return the command that starts the SuperNode.

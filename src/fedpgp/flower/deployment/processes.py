@@ -13,6 +13,7 @@ from pathlib import Path
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment import guardian
 
+STILL_CONNECTED = 75  # exit code of a SuperNode whose earlier process the server still counts as connected
 ENDING = 6.0  # seconds that a process has to end by itself
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SCRIPTS = Path(sys.executable).parent

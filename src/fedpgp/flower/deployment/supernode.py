@@ -38,6 +38,7 @@ from flwr.app import Error, Message
 from flwr.common.config import parse_config_args
 from flwr.common.constant import ISOLATION_MODE_PROCESS, ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
@@ -51,6 +52,7 @@ from fedpgp.flower.deployment.app_policy import AppPolicy, AppRefused
 from fedpgp.flower.deployment.app_process import AnsweringState, prepare
 from fedpgp.flower.deployment.credentials import COPY_AGAIN
 from fedpgp.flower.deployment.monitor import NodeActivity, monitored
+from fedpgp.flower.deployment.processes import STILL_CONNECTED
 
 CONNECTION = "http_request_response"  # Flower's name of the function that connects a node with its server
 SIGNER = "fpk_fedpgp"  # name of the key in Flower
@@ -185,6 +187,15 @@ def report_thread(ended: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(ended)
 
 
+def is_still_connected(ended: SystemExit) -> bool:
+    """Return whether Flower ended because the server counts an earlier process with this key as connected."""
+    cause = ended.__context__  # Flower ends in the handler of this exception
+    if not isinstance(cause, httpx.HTTPStatusError):
+        return False
+    reason = FlowerError.from_json(cause.response.text)
+    return reason is not None and reason.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+
+
 def main() -> None:
     """Run the guarded SuperNode and exit with its code."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -201,6 +212,7 @@ def main() -> None:
         run_supernode(parser.parse_args())
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        code = STILL_CONNECTED if is_still_connected(ended) else code
     except FedPGPError as error:
         sys.stderr.write(f"error: {error}\n")
     except BaseException:
