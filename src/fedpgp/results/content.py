@@ -202,7 +202,7 @@ class Origin(Content):
     """The description of an unfinished run in its state."""
 
     run: Name
-    method: MethodName
+    method: Name  # as an operator wrote it for `flwr run`: nodes refuse what is not the name of a method
     seed: Seed
     config: Text
     provenance: Provenance
