@@ -138,6 +138,15 @@ class GateSettings(NamedTuple):
     monitor: str
 
 
+class AppSettings(NamedTuple):
+    """Name of a federation's app, and what `flwr run` runs unless --run-config changes it."""
+
+    name: str
+    method: str
+    seed: int
+    output: str
+
+
 class FederationLayout:
     """Paths in the directory of a federation. `flwr` is FLWR_HOME of the server and of calls of `flwr`."""
 
@@ -172,6 +181,17 @@ class FederationLayout:
             return GateSettings(host, listen, address, content.get("monitor", ""))
 
         return self._read(self.server / "gate.toml", gate)
+
+    @property
+    def app_settings(self) -> AppSettings:
+        """Settings of the app; raises OutputError if this is not the directory of a federation."""
+
+        def app(content: dict[str, Any]) -> AppSettings:
+            config = content["tool"]["flwr"]["app"]["config"]
+            method, seed, output = str(config["method"]), int(config["seed"]), str(config["output"])
+            return AppSettings(str(content["project"]["name"]), method, seed, output)
+
+        return self._read(self.app / PYPROJECT, app)
 
     def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
         try:

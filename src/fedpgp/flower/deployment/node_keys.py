@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from fedpgp.errors import ConfigError, FedPGPError
-from fedpgp.flower.deployment.app_policy import EXPERIMENT, PYPROJECT
+from fedpgp.flower.deployment.app_policy import EXPERIMENT
 from fedpgp.flower.deployment.credentials import write_node_key
 from fedpgp.flower.deployment.layout import FederationLayout, node_files
 from fedpgp.flower.deployment.superlink import POLL, is_registered
@@ -73,11 +73,11 @@ def replace_key(layout: FederationLayout, name: str) -> bool:
 
 def _write_node(layout: FederationLayout, client: int, experiment: str) -> None:
     """Write the directory of a new node without its key."""
-    pyproject = tomllib.loads((layout.app / PYPROJECT).read_text(encoding="utf-8"))
-    values = {key: pyproject["tool"]["flwr"]["app"]["config"][key] for key in ("method", "seed")}
-    values |= {"name": layout.connection.name, "address": layout.gate.address, "client": client}
+    app, address = layout.app_settings, layout.gate.address
+    values = {"name": layout.connection.name, "method": app.method, "seed": app.seed, "address": address}
+    values |= {"client": client, "plugins": "", "insecurely": ""}
     directory = layout.node(client)
-    for name, content in node_files({**values, "plugins": "", "insecurely": ""}, experiment.encode()).items():
+    for name, content in node_files(values, experiment.encode()).items():
         write(directory / name, content)
     shutil.copy(layout.server / "ca.crt", directory)
 

@@ -2,7 +2,6 @@
 
 import datetime
 import shutil
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from flwr.supercore.constant import NodeStatus
 from fedpgp.config import load_config
 from fedpgp.errors import OutputError
 from fedpgp.federation.run_spec import rounds_of
-from fedpgp.flower.deployment.app_policy import EXPERIMENT, PYPROJECT
+from fedpgp.flower.deployment.app_policy import EXPERIMENT
 from fedpgp.flower.deployment.credentials import public_key_pem, read_public_key
 from fedpgp.flower.deployment.diagnosis import (
     LEAST_FREE,
@@ -215,8 +214,7 @@ def _client(name: str) -> int | None:
 
 
 def _last_run(layout: FederationLayout, run: Run) -> LastRun:
-    app = tomllib.loads((layout.app / PYPROJECT).read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
-    chosen = {**app, **user_config_from_proto(run.override_config)}
+    chosen = {**layout.app_settings._asdict(), **user_config_from_proto(run.override_config)}
     output = layout.directory / str(chosen["output"])
     status = run.status.sub_status or run.status.status
     since = run.finished_at or run.running_at or run.starting_at or run.pending_at
