@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from fedpgp.errors import FedPGPError
+from fedpgp.runtime.escaping import CONTROL
 
 READ = 1 << 16  # bytes
 PATIENCE = 1.0  # seconds for the last lines of processes that have ended
@@ -28,7 +29,6 @@ FORMATS = (  # of records, after colours are removed
     re.compile(r"\S+:\d+: (?P<warning>\w*Warning): (?P<message>.*)"),  # Python's module warnings
 )
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # except tabs and newlines
 SECRET = re.compile(r"(--token[= ]|[Bb]earer |flwr-signature: )\S+")
 ROUTINE = re.compile(r"ControlServicer\.(ListNodes|ListRuns|StreamLogs)$|\"POST /v1/control/list-(nodes|runs) \S+ 200")
 ROUND = re.compile(r"\[RUN (?P<run>\d+)(?:, ROUND (?P<round>\d+))?\]$")  # Flower's heading of the records that follow
